@@ -7,8 +7,8 @@ Docs: https://deepclsmote.github.io/deepclsmote/cli.html.md"""
 # %% auto #0
 __all__ = ['commands', 'balance', 'demo', 'bench', 'main']
 
-# %% ../nbs/50_cli.ipynb #06da060e
-import inspect, json, os, shutil, sys, tempfile, time, warnings
+# %% ../nbs/50_cli.ipynb #6d3ba0c8
+import inspect, json, os, re, shutil, sys, tempfile, time, warnings
 from pathlib import Path
 
 # %% ../nbs/50_cli.ipynb #b2c2d535
@@ -25,7 +25,7 @@ with warnings.catch_warnings():  # of libraries about each other, nothing that a
     from deepclsmote.data import load_dataset, load_folder, long_tail_split
     from deepclsmote.evaluation import compare, make_method, save_comparison, score_table
 
-# %% ../nbs/50_cli.ipynb #ede7dab3
+# %% ../nbs/50_cli.ipynb #74b8a008
 def balance(
     in_:str,                  # Folder with one folder of images a class
     out:str,                  # Folder to make; must be absent or empty
@@ -43,15 +43,24 @@ def balance(
     if method not in ('deepclsmote','deepsmote'): raise InputError(f"method={method!r}; expected 'deepclsmote' or 'deepsmote'. Choose one of them.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError(f"{out} exists and is not empty; expected a new folder. Name another, or remove it.")
     if src.resolve() in [out.resolve(), *out.resolve().parents]: raise InputError(f"{out} lies in {src}; expected a folder outside. Name another.")
+    _check_out(out)
     data = load_folder(src, size or None)
     counts = class_counts(data.labels)
     if to < 0: raise InputError(f"to={to}; expected 0 or more. Use to=0 for the size of the largest class.")
     strategy = {c: max(to, n) for c,n in counts.items()} if to else 'auto'
     print(f"{len(data)} images of {data.images.shape[2]} x {data.images.shape[1]} pixels in {len(counts)} classes, from {min(counts.values())} to {max(counts.values())} a class")
     sampler = make_method(method, epochs=epochs, decoder=decoder, schedule=schedule, random_state=seed, sampling_strategy=strategy, checkpoint=checkpoint or None)
-    images,_ = sampler.fit_resample(data.images, data.labels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Class .* has one image')  # it would tell the class by its number
+        images,_ = sampler.fit_resample(data.images, data.labels)
+    for c in [c for c in sampler.provenance_.label.unique() if counts[c] == 1]: print(f"class {data.classes[c]!r} has one image: its new images are decoded copies of it")
     names = _write_folder(src, out, data, images[len(data):], sampler.provenance_)
     print(f"\nWrote {out}: {len(data)} originals and {len(names)} synthetic images; their parents are in {out/'provenance.csv'}")
+
+def _check_out(out):
+    "Refuse a folder that cannot be made, before the long work"
+    near = next(p for p in [out, *out.absolute().parents] if p.exists())
+    if not near.is_dir() or not os.access(near, os.W_OK): raise InputError(f"{out} cannot be written, for {near} is {'read-only' if near.is_dir() else 'a file'}; expected a folder. Name another.")
 
 def _write_folder(src, out, data, new, made):
     "Originals, synthetic images and provenance in a folder that appears when complete; returns the new files' names"
@@ -77,7 +86,7 @@ def _write_folder(src, out, data, new, made):
     except BaseException: shutil.rmtree(tmp, ignore_errors=True); raise
     return names
 
-# %% ../nbs/50_cli.ipynb #2e5d5ff8
+# %% ../nbs/50_cli.ipynb #9fb952db
 def demo(
     dataset:str='digits',    # 'digits', which needs no download, 'mnist' or 'fashion_mnist'
     data:str='',             # Folder of the data set; $DEEPCLSMOTE_DATA if not given
@@ -92,7 +101,12 @@ def demo(
     "Balance a long tail of digits and show what a classifier gains by it"
     start = time.perf_counter()
     if seeds < 1: raise InputError(f"seeds={seeds}; expected at least 1. Use seeds=3.")
-    full = load_dataset(dataset, data or None, download=download)
+    if seed < 0: raise InputError(f"seed={seed}; expected 0 or more. Use seed=0.")
+    if epochs < 0 or steps < 0: raise InputError(f"epochs={epochs} and steps={steps}; expected 0 or more. Use 0 for the usual ones.")
+    if decoder not in ('papers','compact'): raise InputError(f"decoder={decoder!r}; expected 'papers' or 'compact'. Choose one of them.")
+    _check_out(Path(out))
+    try: full = load_dataset(dataset, data or None, download=download)
+    except InputError as e: raise InputError(re.sub(r'call load_dataset\(.*', 'give --download.', str(e)).replace('root=None', 'no --data').replace('Pass root', 'Give --data')) from e
     protocol = 'digits' if dataset == 'digits' else 'peerj'
     train,test = long_tail_split(full.labels, protocol)
     counts = class_counts(full.labels[train])
@@ -127,7 +141,7 @@ def bench(
     print(f"\n{describe_machine()}\n{table.round(2).to_string(index=False)}\n\nshare of peak: floating-point operations of the step / seconds / measured peak of a matrix product in the same precision")
     if out: write_atomic(out, (json.dumps(dict(machine=describe_machine(), rows=table.round(4).to_dict('records')), indent=1)+'\n').encode())
 
-# %% ../nbs/50_cli.ipynb #4c242f12
+# %% ../nbs/50_cli.ipynb #61d30ec5
 commands = dict(demo=demo, balance=balance, bench=bench)
 
 def _usage():
@@ -147,5 +161,6 @@ def main(
     args = vars(anno_parser(commands[argv[0]], prog=f'deepclsmote {argv[0]}').parse_args(argv[1:]))
     try: commands[argv[0]](**{k:v for k,v in args.items() if k not in ('pdb','xtra')})
     except (InputError, InvalidParameterError) as e: print(f'deepclsmote {argv[0]}: {e}', file=sys.stderr); return 2
+    except OSError as e: print(f'deepclsmote {argv[0]}: {e}', file=sys.stderr); return 1
     except KeyboardInterrupt: print('\nstopped', file=sys.stderr); return 130
     return 0

@@ -111,13 +111,12 @@ def load_tensors(
         raise InputError(f"{path} has format {meta.get('version')}; this deepclsmote reads format {version}. Save it again with this version.")
     return tensors,meta
 
-# %% ../nbs/00_core.ipynb #d938da64
+# %% ../nbs/00_core.ipynb #e3dbf74e
 def check_labels(
     y,      # (n,) labels: a list, an array, a tensor or a column of a table
     n:int,  # How many images there are
 ):          # (n,) array
     "`y` as an array, or what is wrong with it"
-    if y is None: raise InputError("fit requires y to be passed, but the target y is None; expected a label for every image. Call fit(X, y).")
     y = y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
     if y.ndim == 0 or len(y) != n:
         raise InputError(f"y has {len(y) if y.ndim else 'no'} labels and X has {n} images; expected one label an image. Check that both come from the same rows.")
@@ -232,7 +231,7 @@ def _check_values(a):
     if lo < -1 or hi > 1: raise InputError(f"X is float and runs from {lo:g} to {hi:g}; expected [0, 1] or [-1, 1]. Divide by 255, or pass uint8.")
     return -1. if lo < 0 else 0.
 
-# %% ../nbs/00_core.ipynb #9744fe8a
+# %% ../nbs/00_core.ipynb #8de524b3
 class ImageOversampler(BaseOverSampler):
     "Base of all oversamplers of images: reads and writes the caller's form, counts, keeps provenance, saves"
     _parameter_constraints = {**BaseOverSampler._parameter_constraints, 'image_shape': ['array-like', None]}
@@ -276,6 +275,7 @@ class ImageOversampler(BaseOverSampler):
     def _check(self, X, y):
         "X as rows and y as an array or column, after all checks; remembers the format"
         self._validate_params()
+        if y is None: raise InputError("fit requires y to be passed, but the target y is None; expected a label for every image. Call fit(X, y).")
         form = ImageFormat.of(X, self.image_shape)
         labels = check_labels(y, len(X))
         if len(pd.unique(labels.ravel())) < 2: raise InputError(f"y has one class; expected at least two. There is nothing to balance.")

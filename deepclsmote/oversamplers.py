@@ -18,7 +18,7 @@ from .models import Autoencoder
 from .smote import add_residual, smote
 from .training import CodesToo, Objective, autoencoder_learner, encode_all, gains_by_bfloat16, train
 
-# %% ../nbs/06_oversamplers.ipynb #7c6f6124
+# %% ../nbs/06_oversamplers.ipynb #f35962d2
 class LatentOversampler(ImageOversampler):
     "Base of oversamplers that interpolate between codes of an autoencoder"
     _machine_settings = ('device','checkpoint')
@@ -34,6 +34,11 @@ class LatentOversampler(ImageOversampler):
         'precision': [StrOptions({'auto','float32','bfloat16'})],
         'balanced': [Interval(Real, 0, 1, closed='both')],
         'residual': ['boolean'], 'progress': ['boolean'], 'augment': ['boolean', callable]}
+
+    def _check(self, X, y):
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise InputError(f"checkpoint={str(self.checkpoint)!r} with random_state={self.random_state}; expected a number, for only the same seed can go on. Use random_state=0.")
+        return super()._check(X, y)
 
     def _fit_images(self, images, labels, seed):
         learn = autoencoder_learner(images, labels, self._latent_dim(images.shape[1]), self.decoder, self._objective(), getattr(self, 'penalty', 'none'), self.batch_size,

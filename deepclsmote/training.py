@@ -6,9 +6,9 @@ Docs: https://deepclsmote.github.io/deepclsmote/training.html.md"""
 
 # %% auto #0
 __all__ = ['gains_by_bfloat16', 'CodesToo', 'Objective', 'LossTerm', 'encode_all', 'EpochCentroids', 'ClassPenalty', 'KeepBest',
-           'ResumableLearner', 'Checkpoint', 'autoencoder_learner', 'train', 'history']
+           'Checkpoint', 'ResumableLearner', 'autoencoder_learner', 'train', 'history']
 
-# %% ../nbs/05_training.ipynb #43a818ed
+# %% ../nbs/05_training.ipynb #7b240b34
 import contextlib, hashlib, json
 from functools import partial
 from numbers import Integral, Real
@@ -23,14 +23,14 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.learner import CancelEpochException, Learner, Metric
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import get_model
+from fastai.torch_core import get_model, rank_distrib
 from fastcore.foundation import L
-from .core import InputError, load_tensors, new_generator, pick_device, save_tensors, spawn_seeds
+from .core import InputError, as_seed, load_tensors, new_generator, pick_device, save_tensors, spawn_seeds
 from .data import ImagesInMemory, MemoryLoader, augment_shift
 from .losses import centroid_loss, class_means, epoch_centroids, permutation_penalty
 from .models import Autoencoder, build
 
-# %% ../nbs/05_training.ipynb #36c45d1f
+# %% ../nbs/05_training.ipynb #dca6dce4
 def gains_by_bfloat16(
     device, # Where training happens
 )->bool:    # Whether the machine multiplies bfloat16 faster than float32
@@ -41,7 +41,7 @@ def gains_by_bfloat16(
     return any(getattr(torch.cpu, f'_is_{name}_supported', bool)() for name in ('avx512_bf16', 'amx_tile'))
 
 class CodesToo(nn.Module):
-    "An autoencoder that returns (reconstructions, codes, outputs of the centroid head or None), in float32"
+    "An autoencoder that returns (reconstructions, codes) and, if it has a centroid head, the head's outputs, in float32"
     def __init__(self,
         autoencoder:Autoencoder, # What is trained
         bfloat16:bool=False,     # Take products in bfloat16
@@ -67,11 +67,11 @@ class CodesToo(nn.Module):
 
     def forward(self, x):
         z,c = self.encode(x, head=True)
-        return self.decode(z), z, c
+        return (self.decode(z), z) if c is None else (self.decode(z), z, c)
 
-# %% ../nbs/05_training.ipynb #b185cef8
+# %% ../nbs/05_training.ipynb #fdbb3721
 class Objective:
-    "The loss of an autoencoder, called with (reconstructions, codes, head), images and labels"
+    "The loss of an autoencoder, called with what `CodesToo` returns, images and labels"
     def __init__(self,
         weights=(1.,1.,1.),  # Of reconstruction, intra-class and inter-class loss
         reduction='sum',     # 'sum' over pixels (PeerJ) or 'mean' (DeepSMOTE's code)
@@ -84,10 +84,10 @@ class Objective:
         self.kept,self.terms = None,{}
 
     def __call__(self, pred, x, y):
-        x_hat,z,head = pred
+        x_hat,z,*head = pred
         c = None
-        if self.centroid == 'epoch': c = epoch_centroids(self.kept, z, y)
-        if self.centroid == 'head': c = class_means(head, y)[1]
+        if self.centroid == 'epoch' and self.kept is not None: c = epoch_centroids(self.kept, z, y)
+        if self.centroid == 'head': c = class_means(head[0], y)[1]
         self.terms = centroid_loss(x_hat, x, z, y, centroids=c, **self.settings)
         return self.terms['total']
 
@@ -97,13 +97,13 @@ class LossTerm(Metric):
     def reset(self): self.total,self.count = 0.,0
     def accumulate(self, learn):
         n = len(learn.yb[-1])
-        self.total,self.count = self.total + learn.loss_func.terms[self.term].detach().double().cpu()*n, self.count + n
+        self.total,self.count = self.total + learn.to_detach(learn.loss_func.terms[self.term]).double()*n, self.count + n
     @property
     def value(self): return self.total/self.count if self.count else None
     @property
     def name(self): return self.term
 
-# %% ../nbs/05_training.ipynb #94062461
+# %% ../nbs/05_training.ipynb #77642a86
 def encode_all(
     model:CodesToo,      # Encodes
     images:torch.Tensor, # (n, c, h, w), uint8 or in [-1, 1]
@@ -120,8 +120,7 @@ def encode_all(
 
 class EpochCentroids(Callback):
     "Give the loss the mean code of each class, taken once before each epoch"
-    run_valid = False
-    def before_epoch(self):
+    def before_train(self):
         data = self.dls.train_ds
         z,y = encode_all(get_model(self.model), data.images),data.labels.cpu()
         classes,means,_ = class_means(z, y)
@@ -155,70 +154,83 @@ class ClassPenalty(Callback):
         self.learn.loss_grad = self.loss_grad + penalty
         self.learn.loss = self.loss_grad.clone()
 
-# %% ../nbs/05_training.ipynb #863c2257
+# %% ../nbs/05_training.ipynb #1fc497b8
 class KeepBest(Callback):
     "End with the weights of the epoch that had the lowest mean training loss"
-    order,run_valid = 51,False  # after Recorder (50), which has the epoch's mean by then
+    order = 51  # after Recorder (50), which has reckoned with the last batch by then
     def before_fit(self): self.least,self.best = float('inf'),None
 
-    def after_epoch(self):
-        loss = self.recorder.values[-1][list(self.recorder.metric_names[1:]).index('total')]
+    def after_train(self):
+        loss = next(m.value for m in self.metrics if m.name == 'total')
         if loss is not None and loss < self.least:
-            self.least,self.best = loss,{k: v.detach().clone() for k,v in get_model(self.model).state_dict().items()}
+            self.least,self.best = float(loss),{k: v.detach().clone() for k,v in get_model(self.model).state_dict().items()}
 
     def after_fit(self):
         if self.best is not None: get_model(self.model).load_state_dict(self.best)
 
-# %% ../nbs/05_training.ipynb #6c7c3692
-class ResumableLearner(Learner):
-    "A Learner whose epochs begin at `first_epoch`"
-    first_epoch = 0
-    def _do_fit(self):
-        for epoch in range(self.first_epoch, self.n_epoch):
-            self.epoch = epoch
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
-
+# %% ../nbs/05_training.ipynb #3bafb3d5
 class Checkpoint(Callback):
     "Write the whole state of training to one file after each epoch, and go on from it"
-    order,run_valid = 59,False  # after KeepBest (51); before trackers and progress (60)
+    order = 59  # after KeepBest (51); before trackers and progress (60)
     def __init__(self,
         path,             # The file
         key:str,          # Fingerprint of settings and data
         generators:dict,  # Name -> every `torch.Generator` that is drawn from
     ): self.path,self.key,self.generators = Path(path),key,generators
 
-    def before_fit(self):
-        self.learn.first_epoch = 0
-        if not self.path.exists(): return
+    def before_fit(self): self.trained = False
+    def after_train(self): self.trained = True
+
+    def resume(self)->int:
+        "Read the file, if there is one, and return the first epoch that is missing"
+        if not self.path.exists(): return 0
         tensors,meta = load_tensors(self.path, 'Checkpoint', 1)
         if meta['key'] != self.key: raise InputError(f"{self.path} belongs to a run with other settings or data. Delete it, or name another checkpoint.")
+        if meta['plan'] != self._plan(): raise InputError(f"{self.path} belongs to a run with another schedule. Delete it, or name another checkpoint.")
+        if meta['epoch'] >= self.n_epoch: raise InputError(f"{self.path} holds {meta['epoch']+1} epochs; expected at most {self.n_epoch}. Ask for {meta['epoch']+1} or more, or delete it.")
         part = lambda name: {k[len(name):]: v for k,v in tensors.items() if k.startswith(name)}
         get_model(self.model).load_state_dict(part('model.'))
-        self.keep_best.least,self.keep_best.best = meta['least'],part('best.')
+        self.keep_best.least,self.keep_best.best = meta['least'],part('best.') or None
         for name,g in self.generators.items(): g.set_state(tensors[f'generator.{name}'])
-        params = self.opt.param_lists[0]
+        params,r = self.opt.param_lists[0],self.recorder
         for k,v in part('opt.').items():
-            i,name = k.split('.')
-            self.opt.opt.state[params[int(i)]][name] = v if name == 'step' else v.to(params[int(i)].device).contiguous(memory_format=_format(params[int(i)]))
-        self.recorder.values,self.recorder.losses = list(map(L, meta['values'])),list(torch.tensor(meta['losses']))
-        self.recorder.lrs,self.recorder.iters = meta['lrs'],meta['iters']
-        self.recorder.smooth_loss.count,self.recorder.smooth_loss.val = meta['smooth'][0],torch.tensor(meta['smooth'][1])
-        self.learn.first_epoch,self.learn.train_iter = meta['epoch']+1,meta['train_iter']
+            p,name = params[int(k.split('.')[0])],k.split('.')[1]
+            self.opt.opt.state[p][name] = v.to(p.device).contiguous(memory_format=_format(p)) if v.ndim else v.to(p.device)
+        r.values,r.losses,r.lrs,r.iters = [L(v) for v in meta['values']],list(torch.tensor(meta['losses'])),meta['lrs'],meta['iters']
+        r.smooth_loss.count,r.smooth_loss.val = meta['smooth'][0],torch.tensor(meta['smooth'][1])
+        self.learn.train_iter = meta['train_iter']
+        return meta['epoch']+1
+
+    def _plan(self): return [self.n_epoch] if any(isinstance(cb, ParamScheduler) for cb in self.learn.cbs) else []  # a constant schedule may be lengthened
 
     def after_epoch(self):
-        params,model = self.opt.param_lists[0],get_model(self.model).state_dict()
-        tensors = {**_named('model.', model), **_named('best.', self.keep_best.best), **_named('generator.', {k: g.get_state() for k,g in self.generators.items()}),
+        if not self.trained or hasattr(self, 'lr_finder') or rank_distrib(): return  # validate and get_preds have epochs too; the first process writes for all
+        params,model,r = self.opt.param_lists[0],get_model(self.model).state_dict(),self.recorder
+        tensors = {**_named('model.', model), **_named('best.', self.keep_best.best or {}), **_named('generator.', {k: g.get_state() for k,g in self.generators.items()}),
                    **{f'opt.{i}.{k}': v for i,p in enumerate(params) for k,v in self.opt.opt.state[p].items()}}
-        r = self.recorder
-        save_tensors(self.path, tensors, dict(kind='Checkpoint', version=1, key=self.key, epoch=self.epoch, train_iter=self.train_iter, least=float(self.keep_best.least),
+        save_tensors(self.path, tensors, dict(kind='Checkpoint', version=1, key=self.key, plan=self._plan(), epoch=self.epoch, train_iter=self.train_iter, least=self.keep_best.least,
             values=[[None if v is None else float(v) for v in row] for row in r.values], losses=[float(v) for v in r.losses], lrs=r.lrs, iters=r.iters,
             smooth=[r.smooth_loss.count, float(r.smooth_loss.val)]))
+
+class ResumableLearner(Learner):
+    "A Learner whose fit goes on from its `Checkpoint`"
+    first_epoch = 0
+    def _do_fit(self):
+        self.first_epoch = max([cb.resume() for cb in self._grab_cbs(Checkpoint) if not hasattr(self, 'lr_finder')], default=0)
+        if self.first_epoch and getattr(getattr(self, 'progress', None), 'mbar', False): self.progress.mbar.update(0)  # fastprogress sets its clock at 0
+        for epoch in range(self.first_epoch, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+
+    def _do_epoch(self):
+        self._do_epoch_train()
+        if len(self.dls.valid_ds): self._do_epoch_validate()  # fastai's distributed loader cannot cut an empty set
 
 # %% ../nbs/05_training.ipynb #f1f3fba9
 def _named(prefix, tensors): return {prefix+k: v for k,v in tensors.items()}
 def _format(p): return torch.channels_last if p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
-# %% ../nbs/05_training.ipynb #0479ff2a
+# %% ../nbs/05_training.ipynb #0ce78b0c
 def autoencoder_learner(
     images:torch.Tensor,        # (n, c, h, w), uint8 or float32 in [-1, 1]
     labels:torch.Tensor,        # (n,) class numbers
@@ -238,6 +250,7 @@ def autoencoder_learner(
 )->Learner:                     # Its `model.autoencoder` is what is trained
     "A fastai Learner, ready to train an autoencoder"
     _check_settings(labels, batch_size, lr, precision, penalty, balanced)
+    lr,seed = float(lr),as_seed(seed)
     objective,device = objective or Objective(),pick_device(device)
     weights_seed,order_seed,penalty_seed = spawn_seeds(seed, 3)
     generators = dict(order=new_generator(order_seed), penalty=new_generator(penalty_seed))
@@ -250,14 +263,15 @@ def autoencoder_learner(
     terms = ['total','recon','intra','inter'] + ['penalty']*(penalty != 'none')
     cbs = [KeepBest()] + [EpochCentroids()]*(objective.centroid == 'epoch') + [ClassPenalty(penalty, generators['penalty'], batch_size)]*(penalty != 'none') + list(cbs or [])
     if checkpoint is not None:
-        settings = [latent_dim, decoder, objective.settings, objective.centroid, penalty, batch_size, lr, seed, device.type, model.bfloat16, repr(augment), balanced, list(images.shape)]
+        if not Path(checkpoint).parent.is_dir(): raise InputError(f"checkpoint={str(checkpoint)!r}; expected a file in a folder that exists. Make the folder first.")
+        settings = [int(latent_dim), decoder, objective.settings, objective.centroid, penalty, int(batch_size), lr, seed, device.type, model.bfloat16, _name(augment), float(balanced), list(images.shape)]
         cbs.append(Checkpoint(checkpoint, _fingerprint(settings, images, labels), generators))
     learn = ResumableLearner(DataLoaders(train, valid, device=device), model, objective, lr=lr, cbs=cbs, metrics=[LossTerm(t) for t in terms],
         opt_func=partial(OptimWrapper, opt=partial(torch.optim.Adam, fused=device.type in ('cpu','cuda'))))
     learn.recorder.train_metrics,learn.recorder.valid_metrics = True,False
     return learn
 
-# %% ../nbs/05_training.ipynb #f87b52b0
+# %% ../nbs/05_training.ipynb #67a3879c
 def _check_settings(labels, batch_size, lr, precision, penalty, balanced):
     "Refuse what cannot be trained with"
     if len(labels) < 2: raise InputError(f"{len(labels)} images; expected at least 2. Give more.")
@@ -266,13 +280,18 @@ def _check_settings(labels, batch_size, lr, precision, penalty, balanced):
     if precision not in ('auto','float32','bfloat16'): raise InputError(f"precision={precision!r}; expected 'auto', 'float32' or 'bfloat16'. Choose one of them.")
     if penalty not in ('none','paper','code'): raise InputError(f"penalty={penalty!r}; expected 'none', 'paper' or 'code'. Choose one of them.")
 
+def _name(f):
+    "The same words for a function in every process"
+    if isinstance(f, partial): return f"{_name(f.func)}{f.args}{sorted(f.keywords.items())}"
+    return f"{f.__module__}.{f.__qualname__}" if hasattr(f, '__qualname__') else type(f).__qualname__ if callable(f) else str(bool(f))
+
 def _fingerprint(settings, images, labels):
     "A hash of settings and data"
     h = hashlib.sha256(json.dumps(settings).encode())
     for t in (images, labels): h.update(t.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/05_training.ipynb #87e5d1c0
+# %% ../nbs/05_training.ipynb #0c155cf2
 def train(
     learn:Learner,            # From `autoencoder_learner`
     epochs:int,               # Passes over the images
@@ -283,9 +302,10 @@ def train(
     if not isinstance(epochs, Integral) or epochs < 1: raise InputError(f"epochs={epochs!r}; expected a whole number from 1. Use epochs=200 for the papers' schedule.")
     if schedule not in ('constant','one-cycle'): raise InputError(f"schedule={schedule!r}; expected 'constant' or 'one-cycle'. Choose one of them.")
     quiet = contextlib.ExitStack() if progress else _quiet(learn)
-    with quiet, torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+    with quiet, torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32):
         if schedule == 'constant': learn.fit(epochs)
         else: learn.fit_one_cycle(epochs, learn.lr)
+    if learn.keep_best.best is None: raise InputError(f"the loss was never finite in {epochs} epochs; expected it to fall. Lower lr, which was {learn.lr:g}.")
     return history(learn)
 
 def history(

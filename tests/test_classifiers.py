@@ -24,7 +24,7 @@ def toy():
     for i,c in enumerate(y): x[i,:,4*c:4*c+4,4*c:4*c+4] = 250
     return x,y
 
-@pytest.mark.parametrize('shape,n,total', [((1,28,28),10,421_642), ((3,32,32),10,545_098), ((1,16,16),2,None), ((4,20,36),7,None)])
+@pytest.mark.parametrize('shape,n,total', [((1,28,28),10,421_642), ((3,32,32),10,545_098), ((1,16,16),2,None), ((4,20,36),7,None), ((1,30,19),5,None)])
 def test_plain_cnn(shape, n, total):
     c,h,w = shape
     model = PlainCNN(c, (h,w), n)
@@ -59,6 +59,14 @@ def test_deterministic_and_global_generators_rest(toy):
     predict(a, toy[0])
     assert states() == before
     assert weights(a).equal(weights(b)) and not weights(a).equal(weights(c)) and not weights(a).equal(weights(plain))
+
+def test_the_seed_decides_both_weights_and_order(toy):
+    first = [weights(quick(*toy, seed=s, lr=1e-30)) for s in (0, 1)]
+    assert not torch.allclose(*first), 'the weights do not depend on the seed'
+    def order(seed):
+        torch.manual_seed(0)
+        return weights(quick(*toy, seed=seed, model=nn.Sequential(nn.Flatten(), nn.Linear(256, 3))))
+    assert order(0).equal(order(0)) and not order(0).equal(order(1))
 
 def test_global_seed_has_no_say(toy):
     torch.manual_seed(1); np.random.seed(1); random.seed(1)

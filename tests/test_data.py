@@ -91,7 +91,7 @@ def test_a_download_that_fails_and_one_that_works(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, 'mnist', lambda *a: data._idx_set(MNIST, '0123456789', 'mnist', *a))
     with pytest.raises(InputError, match='the download failed: no way out'): load_dataset('mnist', tmp_path, download=True)
     assert len(load_dataset('mnist', tmp_path/'MNIST', download=True)) == 5
-    assert len(load_dataset('mnist', tmp_path, download=True)) == 5 and calls == [tmp_path, tmp_path/'MNIST'] or calls[0] == tmp_path
+    assert len(load_dataset('mnist', tmp_path, download=True)) == 5 and calls == [tmp_path]*2
 
 @pytest.mark.parametrize('cut', [0, 1, 3, 9, 15, 40, 500])
 def test_spoilt_files_are_named(mnist, tmp_path, cut):
@@ -289,6 +289,7 @@ def test_long_epochs():
     assert len(seen) == 100 and all(seen[i:i+30].sort().values.equal(torch.arange(30)) for i in (0,30,60))
     assert len(dl.new(shuffle=False).get_idxs()) == 30
     assert [len(b[1]) for b in MemoryLoader(numbered(30), bs=8, n=16)] == [8,8]
+    assert rows(MemoryLoader(numbered(3), bs=4, n=7)) == [0,1,2,0,1,2,0]
 
 def test_fastai_learner():
     ds = memory(45, shape=(1,5,5))
