@@ -131,7 +131,7 @@ def _verdict(records):
     ours,ros = f1['deepclsmote'],f1['ros']
     return f"Highest macro F1: {best} ({f1[best]:.3f}). DeepCLSMOTE is {abs(ours-ros):.3f} {'above' if ours > ros else 'below'} random copies (ros), the simplest way to balance."
 
-# %% ../nbs/50_cli.ipynb #4e5e44c3
+# %% ../nbs/50_cli.ipynb #75981958
 def bench(
     quick:bool=False, # Fewer repetitions
     out:str='',       # A JSON file for the numbers
@@ -139,7 +139,7 @@ def bench(
     "Measure the training step against the papers' plain script and against the machine's peak"
     table = run_benchmarks(quick=quick, say=print)
     print(f"\n{describe_machine()}\n{table.round(2).to_string(index=False)}\n\nshare of peak: floating-point operations of the step / seconds / measured peak of a matrix product in the same precision")
-    if out: write_atomic(out, (json.dumps(dict(machine=describe_machine(), rows=table.round(4).to_dict('records')), indent=1)+'\n').encode())
+    if out: write_atomic(out, (json.dumps(dict(machine=describe_machine(), rows=json.loads(table.round(4).to_json(orient='records'))), indent=1)+'\n').encode())
 
 # %% ../nbs/50_cli.ipynb #61d30ec5
 commands = dict(demo=demo, balance=balance, bench=bench)

@@ -17,13 +17,14 @@ from torch import nn
 from torch.nn import functional as F
 from .core import InputError, new_generator
 
-# %% ../nbs/02_models.ipynb #a3d9245c
+# %% ../nbs/02_models.ipynb #2ee0eac1
 def halvings(
     size:tuple, # (h, w)
+    most:int=7, # Largest shorter side of the last map
 )->list:        # [(h, w), ...] from the image to the last map
-    "The maps of an image halved until its shorter side is at most 7"
+    "The maps of an image halved until its shorter side is at most `most`"
     maps = [tuple(size)]
-    while min(maps[-1]) > 7: maps.append((maps[-1][0]//2, maps[-1][1]//2))
+    while min(maps[-1]) > most: maps.append((maps[-1][0]//2, maps[-1][1]//2))
     return maps
 
 def _channels(n, most=512): return [min(64*2**i, most) for i in range(n)]
@@ -60,15 +61,16 @@ def build(
     with torch.device('meta'): model = make()
     return initialize(model.to_empty(device='cpu'), new_generator(seed))
 
-# %% ../nbs/02_models.ipynb #bed42443
+# %% ../nbs/02_models.ipynb #9a1a2007
 def _weight_gradient(small, large, kernel, stride, padding):
     "Sum over positions of small map x window of the large one: (c_small, c_large, kernel, kernel)"
     n,c,h,w = small.shape
     rows = small.permute(0,2,3,1).reshape(n*h*w, c).t()
     y = F.pad(large.permute(0,2,3,1), (0,0,padding,padding,padding,padding)).contiguous()  # (n, H, W, c_large)
-    sn,sh,sw,sc = y.stride()
-    taps = [y[:,i:].as_strided((n,h,w,kernel,y.shape[-1]), (sn,stride*sh,stride*sw,sw,sc), i*sh) for i in range(kernel)]  # one row of the kernel at a time stays in the cache
-    return torch.stack([rows @ t.reshape(n*h*w, -1) for t in taps], 1).view(c, kernel, kernel, -1).permute(0,3,1,2)
+    (sn,sh,sw,sc),d = y.stride(),y.shape[-1]
+    some = kernel if n*h*w*kernel*kernel*d <= 2**23 else 1  # rows of the kernel at a time: what is gathered should stay in the cache
+    taps = [y.as_strided((n,h,w,some,kernel,d), (sn,stride*sh,stride*sw,sh,sw,sc), i*sh) for i in range(0, kernel, some)]
+    return torch.cat([(rows @ t.reshape(n*h*w, -1)).view(c,some,kernel,d) for t in taps], 1).permute(0,3,1,2)
 
 class _Down(torch.autograd.Function):
     "A convolution that takes the gradient of its weights as a matrix product"
@@ -115,13 +117,13 @@ class ConvTranspose(nn.ConvTranspose2d):
         if not _products(x): return super().forward(x)
         return _Up.apply(_narrow(x), _narrow(self.weight), self.bias.bfloat16(), self.stride[0], self.padding[0], self.output_padding)
 
-# %% ../nbs/02_models.ipynb #88462023
+# %% ../nbs/02_models.ipynb #5bfb4700
 class ConvToOne(nn.Conv2d):
     "A convolution whose output is one position, computed as one matrix product"
     def forward(self, x):
         p,k = self.padding[0],self.weight.shape[2]
         x = F.pad(x, (p, k-p-x.shape[3], p, k-p-x.shape[2]))
-        return (x.permute(0,2,3,1).flatten(1) @ self.weight.permute(0,2,3,1).flatten(1).t())[:,:,None,None]
+        return F.linear(x.permute(0,2,3,1).flatten(1), self.weight.permute(0,2,3,1).flatten(1))[:,:,None,None]
 
 # %% ../nbs/02_models.ipynb #e91bcf94
 class Encoder(nn.Module):
@@ -148,7 +150,7 @@ class Encoder(nn.Module):
 
     def forward(self, x): return self.code(self.features(x))
 
-# %% ../nbs/02_models.ipynb #6a0eac01
+# %% ../nbs/02_models.ipynb #9725960a
 def _papers_start(size): return {(28,28): (7,7), (32,32): (9,9)}.get(size)
 
 class Decoder(nn.Module):
@@ -163,7 +165,7 @@ class Decoder(nn.Module):
         size = _check_size(in_channels, image_size, latent_dim)
         if decoder not in ('papers','compact'): raise InputError(f"decoder={decoder!r}; expected 'papers' or 'compact'. Choose one of them.")
         start = _papers_start(size) if decoder == 'papers' else None
-        layers,chans,map_ = self._papers(start) if start else self._mirrored(size)
+        layers,chans,map_ = self._papers(start) if start else self._mirrored(size, *((7,512) if decoder == 'papers' else (4,256)))
         last = dict(stride=2) if start else dict(stride=2, padding=1, output_padding=tuple(s%2 for s in size))
         self.start = nn.Sequential(nn.Linear(latent_dim, chans[0]*map_[0]*map_[1]), nn.ReLU(inplace=True), nn.Unflatten(1, (chans[0], *map_)))
         self.body = nn.Sequential(*layers, ConvTranspose(chans[-1], in_channels, 4, **last), nn.Tanh())
@@ -173,9 +175,9 @@ class Decoder(nn.Module):
         for a,b in ((512,256), (256,128)): layers += [ConvTranspose(a, b, 4), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
         return layers,[512,256,128],start
 
-    def _mirrored(self, size):
-        maps = halvings(size)[::-1]
-        chans,layers = _channels(len(maps)-1)[::-1],[]
+    def _mirrored(self, size, smallest, most):
+        maps = halvings(size, smallest)[::-1]
+        chans,layers = _channels(len(maps)-1, most)[::-1],[]
         for a,b,to in zip(chans, chans[1:], maps[1:]):
             layers += [ConvTranspose(a, b, 4, 2, 1, tuple(s%2 for s in to)), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
         return layers,chans,maps[0]
