@@ -86,14 +86,14 @@ def _write_folder(src, out, data, new, made):
     except BaseException: shutil.rmtree(tmp, ignore_errors=True); raise
     return names
 
-# %% ../nbs/50_cli.ipynb #9fb952db
+# %% ../nbs/50_cli.ipynb #6ebda1fd
 def demo(
     dataset:str='digits',    # 'digits', which needs no download, 'mnist' or 'fashion_mnist'
     data:str='',             # Folder of the data set; $DEEPCLSMOTE_DATA if not given
     download:bool=False,     # Fetch the data set into that folder if it is not there
     out:str='demo_out',      # Folder for scores, pictures and records
     epochs:int=0,            # Passes of the autoencoders; 0: 100 for digits, 10 for the others
-    steps:int=0,             # Steps of the classifier; 0: 300 for digits, 1500 for the others
+    steps:int=0,             # Steps of the classifier; 0: 200 for digits, 1500 for the others
     seeds:int=3,             # How many classifiers to train on each fold
     decoder:str='compact',   # 'papers' takes several times longer
     seed:int=0,              # The first seed
@@ -113,7 +113,7 @@ def demo(
     print(f"{full.name}: {len(train):,} training images, {len(test):,} test images (fold 0 of 5, protocol {protocol!r})\n")
     small = dataset == 'digits'
     learned = dict(epochs=epochs or (100 if small else 10), decoder=decoder, schedule='one-cycle')
-    steps = steps or (300 if small else 1500)
+    steps = steps or (200 if small else 1500)
     records,balanced = compare(full, protocol, dict(none={}, ros={}, deepsmote=learned, deepclsmote=learned), tuple(range(seed, seed+seeds)), steps=steps)
     files = save_comparison(full, records, balanced, out)
     after = class_counts(balanced['deepclsmote'][1])
