@@ -1,13 +1,11 @@
 "The oversamplers keep the contract, pass the checks of two libraries, and refuse what cannot be used."
-import os, warnings
-from functools import partial
-from pathlib import Path
+import os
 import numpy as np
 import pytest
 import torch
 from imblearn.utils.estimator_checks import parametrize_with_checks as imblearn_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks as sklearn_checks
-from deepclsmote.core import ImageFormat, InputError, class_counts, conformance, toy_images
+from deepclsmote.core import class_counts, conformance
 from deepclsmote.oversamplers import DeepCLSMOTE, DeepSMOTE
 
 fast = dict(epochs=1, batch_size=64, latent_dim=2, decoder='compact', progress=False, device='cpu')
@@ -78,3 +76,30 @@ def test_sklearn_raw(estimator, check): check(estimator)
 
 @sklearn_checks([TabularCLSMOTE(random_state=0, **fast), TabularSMOTE(random_state=0, **fast)], expected_failed_checks=expected)
 def test_sklearn(estimator, check): check(estimator)
+
+# --- the real long tail ---------------------------------------------------------------------------------------------
+
+def mnist_tail():
+    "MNIST with PeerJ's counts, fold 0, seed 0"
+    from deepclsmote.data import load_dataset, long_tail_split
+    if not os.environ.get('DEEPCLSMOTE_DATA'): pytest.skip('DEEPCLSMOTE_DATA does not name a folder with MNIST')
+    mnist = load_dataset('mnist')
+    train,test = long_tail_split(mnist.labels, 'peerj', fold=0, seed=0)
+    return mnist.images[train], mnist.labels[train]
+
+def test_mnist_is_balanced_to_the_image():
+    "30,000 images, 3,000 a class, originals first; twice the same bytes; parents of the same class; no global generator moved"
+    import random
+    X,y = mnist_tail()
+    states = lambda: (random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist())
+    before,made = states(),[]
+    for _ in range(2):
+        o = DeepCLSMOTE(epochs=1, decoder='compact', random_state=0, progress=False, device='cpu')
+        made.append(o.fit_resample(X, y))
+    (X1,y1),(X2,y2) = made
+    assert X1.tobytes() == X2.tobytes() and (y1 == y2).all() and states() == before
+    assert X1.shape == (30000, 28, 28) and X1.dtype == np.uint8 and class_counts(y1) == dict.fromkeys(range(10), 3000)
+    assert (X1[:len(X)] == X).all() and (y1[:len(y)] == y).all()
+    p = o.provenance_
+    assert len(p) == 30000-7290 and (y[p.parent_a] == p.label).all() and (y[p.parent_b] == p.label).all()
+    assert ((p.parent_a != p.parent_b) | (p.weight == 0)).all()
