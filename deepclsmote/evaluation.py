@@ -8,11 +8,12 @@ Docs: https://deepclsmote.github.io/deepclsmote/evaluation.html.md"""
 __all__ = ['METHODS', 'SCHEMA', 'COLUMNS', 'make_method', 'resample', 'evaluate_cell', 'record_path', 'save_record',
            'read_records', 'compare', 'class_total', 'score_table', 'save_comparison']
 
-# %% ../nbs/40_evaluation.ipynb #5bc9bbbb
+# %% ../nbs/40_evaluation.ipynb #dbfdba20
 import hashlib, json, platform, resource, time, traceback
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -169,7 +170,7 @@ def score_table(
     mean,std = grouped.mean(),grouped.std(ddof=0)
     return pd.DataFrame({c: [('-' if np.isnan(m) else f'{m:.3f} ± {s:.3f}') for m,s in zip(mean[c], std[c])] for c in columns}, index=mean.index)
 
-# %% ../nbs/40_evaluation.ipynb #5cda9e24
+# %% ../nbs/40_evaluation.ipynb #1dc6bf0a
 def save_comparison(
     data:ImageSet,  # The whole data set
     records:list,   # From `compare`
@@ -187,7 +188,13 @@ def save_comparison(
     for method,(X,y) in made.items():
         n = sum(counts.values())
         ax = real_and_synthetic(X[:n], y[:n], X[n:], y[n:], classes=rare, class_names=data.classes, title=f'{method} on {data.name}: the five rarest classes')
-        files.append(save_figure(ax, out/f'{method}.png'))
+        files.append(_save_and_close(ax, out/f'{method}.png'))
     after = class_counts(next(iter(made.values()))[1]) if made else counts
-    files.append(save_figure(class_histogram(counts, after, class_names=data.classes), out/'classes.png'))
+    files.append(_save_and_close(class_histogram(counts, after, class_names=data.classes), out/'classes.png'))
     return files
+
+def _save_and_close(ax, path):
+    "A figure in a file, and none left open"
+    save_figure(ax, path)
+    plt.close(ax.figure)
+    return path

@@ -15,6 +15,7 @@ from deepclsmote.plots import _spread, class_histogram, group_recall_bars, inter
 
 @pytest.fixture(autouse=True)
 def close_figures():
+    plt.close('all')
     yield
     plt.close('all')
 
