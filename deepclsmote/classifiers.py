@@ -7,7 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/classifiers.html.md"""
 # %% auto #0
 __all__ = ['PlainCNN', 'train_classifier', 'predict']
 
-# %% ../nbs/20_classifiers.ipynb #cb0f426b
+# %% ../nbs/20_classifiers.ipynb #ec76ef31
 import math
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +21,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.learner import Recorder
 from fastai.optimizer import OptimWrapper
 from .core import InputError, as_seed, new_generator, pick_device, spawn_seeds, to_signed
-from .data import ImagesInMemory, MemoryLoader
+from .loaders import ImagesInMemory, MemoryLoader
 from .models import build
 
 # %% ../nbs/20_classifiers.ipynb #524a4122

@@ -8,7 +8,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/training.html.md"""
 __all__ = ['gains_by_bfloat16', 'CodesToo', 'Objective', 'LossTerm', 'encode_all', 'EpochCentroids', 'ClassPenalty', 'KeepBest',
            'Checkpoint', 'ResumableLearner', 'autoencoder_learner', 'train', 'history']
 
-# %% ../nbs/05_training.ipynb #7b240b34
+# %% ../nbs/05_training.ipynb #17739860
 import contextlib, hashlib, json
 from functools import partial
 from numbers import Integral, Real
@@ -26,7 +26,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, rank_distrib
 from fastcore.foundation import L
 from .core import InputError, as_seed, load_tensors, new_generator, pick_device, save_tensors, spawn_seeds
-from .data import ImagesInMemory, MemoryLoader, augment_shift
+from .loaders import ImagesInMemory, MemoryLoader, augment_shift
 from .losses import centroid_loss, class_means, epoch_centroids, permutation_penalty
 from .models import Autoencoder, build
 

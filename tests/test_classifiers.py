@@ -6,7 +6,8 @@ from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from torch import nn
 from deepclsmote.core import InputError, new_generator
-from deepclsmote.data import augment_shift, load_dataset, long_tail_split
+from deepclsmote.data import load_dataset, long_tail_split
+from deepclsmote.loaders import augment_shift
 from deepclsmote.classifiers import PlainCNN, predict, train_classifier
 
 real = os.environ.get('DEEPCLSMOTE_DATA')

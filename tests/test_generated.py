@@ -64,11 +64,11 @@ def test_build(copy, tmp_path):
     assert wanted <= set(re.findall(r'(?m)^Requires-Dist: ([^;\n]+)$', meta))
 
 def rooms():
-    "Module name -> number of its notebook"
+    "Module name -> number of its notebook, as text"
     res = {}
     for nb in nbglob(root/'nbs', as_path=True):
         exp = re.search(r'#\|\s*default_exp ([\w.]+)', nb.read_text('utf-8'))
-        if exp and nb.name[:2].isdigit(): res[f'deepclsmote.{exp[1]}'] = int(nb.name[:2])
+        if exp and nb.name[:2].isdigit(): res[f'deepclsmote.{exp[1]}'] = nb.name.split('_')[0]  # '01' < '01a' < '02'
     return res
 
 def imports():

@@ -13,7 +13,7 @@ from fastai.callback.training import GradientAccumulation, ShortEpochCallback
 from fastai.torch_core import get_model
 from torch import nn
 from deepclsmote.core import InputError, load_tensors, new_generator, save_tensors, toy_images
-from deepclsmote.data import augment_shift
+from deepclsmote.loaders import augment_shift
 from deepclsmote.models import Conv, ConvTranspose
 from deepclsmote.training import Checkpoint, Objective, autoencoder_learner, encode_all, history, train
 
