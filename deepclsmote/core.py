@@ -8,8 +8,9 @@ Docs: https://deepclsmote.github.io/deepclsmote/core.html.md"""
 __all__ = ['conformance', 'InputError', 'as_seed', 'spawn_seeds', 'new_generator', 'pick_device', 'write_atomic', 'save_tensors',
            'load_tensors', 'check_labels', 'class_counts', 'to_signed', 'to_uint8', 'ImageFormat', 'ImageOversampler',
            'save', 'load', 'promise', 'toy_images', 'originals_come_first', 'layout_comes_back', 'labels_come_back',
-           'seed_decides', 'provenance_is_true', 'sample_gives_what_is_asked', 'strategy_is_obeyed',
-           'bad_input_is_refused_first', 'saving_keeps_all', 'scikit_learn_knows_it', 'check_oversampler']
+           'seed_decides', 'provenance_is_true', 'sample_gives_what_is_asked', 'draw_follows_the_labels',
+           'strategy_is_obeyed', 'bad_input_is_refused_first', 'saving_keeps_all', 'scikit_learn_knows_it',
+           'check_oversampler']
 
 # %% ../nbs/00_core.ipynb #5b36308d
 import io, json, os, random, tempfile
@@ -231,7 +232,7 @@ def _check_values(a):
     if lo < -1 or hi > 1: raise InputError(f"X is float and runs from {lo:g} to {hi:g}; expected [0, 1] or [-1, 1]. Divide by 255, or pass uint8.")
     return -1. if lo < 0 else 0.
 
-# %% ../nbs/00_core.ipynb #8de524b3
+# %% ../nbs/00_core.ipynb #dee2e2f5
 class ImageOversampler(BaseOverSampler):
     "Base of all oversamplers of images: reads and writes the caller's form, counts, keeps provenance, saves"
     _parameter_constraints = {**BaseOverSampler._parameter_constraints, 'image_shape': ['array-like', None]}
@@ -268,6 +269,25 @@ class ImageOversampler(BaseOverSampler):
         if not self.__sklearn_is_fitted__(): raise NotFittedError(f"{type(self).__name__} has learned nothing yet; call fit(X, y) first.")
         wanted = self._check_wanted(n if isinstance(n, dict) else {label: n})
         return self._draw(wanted, self.generator_ if random_state is None else new_generator(as_seed(random_state)))
+
+    def draw(self,
+        labels:torch.Tensor, # (n,) int64 positions in `classes_`
+        generator=None,      # `torch.Generator` on the CPU; None goes on where the last call stopped
+    )->torch.Tensor:         # (n, c, h, w) float32 in [-1, 1], on the device of the model
+        "A new image for each label, in their order, without provenance: what a training loop needs"
+        if not self.__sklearn_is_fitted__(): raise NotFittedError(f"{type(self).__name__} has learned nothing yet; call fit(X, y) first.")
+        if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.ndim != 1 or len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes_):
+            raise InputError(f"labels={labels!r}; expected int64, (n,), each from 0 to {len(self.classes_)-1}: positions in classes_. Correct them.")
+        if not len(labels): return torch.zeros(0, *self.format_.shape)
+        return self._draw_images(labels.cpu(), generator or self.generator_)
+
+    def _draw_images(self, labels, generator):
+        "Class by class; a subclass may have a faster way"
+        new = torch.empty(len(labels), *self.format_.shape)
+        for c in labels.unique().tolist():
+            at = labels == c
+            new[at] = to_signed(self._sample_images(c, int(at.sum()), generator)[0])
+        return new
 
     def _fit_images(self, images, labels, seed): raise NotImplementedError(f"{type(self).__name__} must define _fit_images")
     def _sample_images(self, label, n, generator): raise NotImplementedError(f"{type(self).__name__} must define _sample_images")
@@ -399,7 +419,7 @@ def _refuses(f, *errors):
     except errors or (ValueError,) as e: return e
     raise AssertionError(f"expected {[e.__name__ for e in errors or (ValueError,)]}, but nothing was raised")
 
-# %% ../nbs/00_core.ipynb #b5f9bbe1
+# %% ../nbs/00_core.ipynb #805b8903
 @promise
 def originals_come_first(make):
     "Originals bit for bit, synthetic after them in sorted class order, counts exact, inputs untouched"
@@ -468,6 +488,20 @@ def sample_gives_what_is_asked(make):
     assert o.sample(6, 'a')[0].tobytes() != o.sample(6, 'a')[0].tobytes(), "two calls gave the same images"
     assert o.sample(6, 'a', random_state=3)[0].tobytes() == o.sample(6, 'a', random_state=3)[0].tobytes()
     for bad in (lambda: o.sample(1, 'z'), lambda: o.sample(-1, 'a'), lambda: o.sample(1.5, 'a'), lambda: o.sample(1)): _refuses(bad)
+
+@promise
+def draw_follows_the_labels(make):
+    "`draw` gives an image of each label in turn, in [-1, 1], from the generator alone"
+    X,y = toy_images()
+    o = make(random_state=0).fit(X, y)
+    labels = torch.tensor([2,0,1,1,0,2,1])
+    a,b = (o.draw(labels, new_generator(3)) for _ in range(2))
+    assert a.shape == (7,1,16,16) and a.dtype == torch.float32 and a.abs().max() <= 1 and a.equal(b)
+    assert o.draw(labels[:0]).shape == (0,1,16,16)
+    assert not o.draw(labels).equal(o.draw(labels)), "two calls gave the same images"
+    alone = o.draw(torch.full((40,), 2)).mean((1,2,3))
+    assert (a[labels == 2].mean((1,2,3)) - alone.mean()).abs().max() <= (alone - alone.mean()).abs().max() + .2, "an image is of another class than its label"
+    for bad in (torch.tensor([3]), torch.tensor([-1]), torch.tensor([.5]), [0]): _refuses(lambda: o.draw(bad))
 
 @promise
 def strategy_is_obeyed(make):

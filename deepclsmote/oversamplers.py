@@ -7,7 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/oversamplers.html.md"""
 # %% auto #0
 __all__ = ['LatentOversampler', 'DeepCLSMOTE', 'DeepSMOTE']
 
-# %% ../nbs/06_oversamplers.ipynb #3666248c
+# %% ../nbs/06_oversamplers.ipynb #6275db38
 import warnings
 from numbers import Integral, Real
 import torch
@@ -15,10 +15,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from .core import ImageOversampler, InputError, pick_device, to_signed
 from .losses import centroid_loss
 from .models import Autoencoder
-from .smote import add_residual, smote
+from .smote import add_residual, draw_pairs, interpolate, neighbors
 from .training import CodesToo, Objective, autoencoder_learner, encode_all, gains_by_bfloat16, train
 
-# %% ../nbs/06_oversamplers.ipynb #f35962d2
+# %% ../nbs/06_oversamplers.ipynb #1f51fda3
 class LatentOversampler(ImageOversampler):
     "Base of oversamplers that interpolate between codes of an autoencoder"
     _machine_settings = ('device','checkpoint')
@@ -46,7 +46,7 @@ class LatentOversampler(ImageOversampler):
         self.history_ = train(learn, self.epochs, self.schedule, self.progress)
         self.autoencoder_ = learn.model.autoencoder.eval()
         self.codes_,self.labels_ = encode_all(learn.model, images),labels
-        self.images_ = images if self.residual else images[:0]
+        self.images_,self.near_ = images if self.residual else images[:0],{}
 
     def _latent_dim(self, channels): return self.latent_dim or self._latent_dims[channels > 1]
     def _coder(self):
@@ -54,26 +54,39 @@ class LatentOversampler(ImageOversampler):
         return CodesToo(self.autoencoder_, self.precision == 'bfloat16' or self.precision == 'auto' and gains_by_bfloat16(device)).eval()
 
     def _sample_images(self, label, n, generator):
-        own = torch.where(self.labels_ == label)[0]
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', UserWarning)
-            z,pairs,weights = smote(self.codes_[own], n, self.k_neighbors, generator)
-        if len(own) == 1: warnings.warn(f"Class {self._name(label)!r} has one image: its {n} new images are decoded copies of it.", stacklevel=2)
-        parents = own[pairs]
-        return torch.cat([self._decode(*part) for part in zip(z.split(500), parents.split(500), weights.split(500))]) if n else z.new_zeros(0, *self.format_.shape), parents, weights
+        parents,weights = self._parents(label, n, generator)
+        if (self.labels_ == label).sum() == 1: warnings.warn(f"Class {self._name(label)!r} has one image: its {n} new images are decoded copies of it.", stacklevel=2)
+        return torch.cat([self._decode(*part).cpu() for part in zip(parents.split(500), weights.split(500))]), parents, weights
+
+    def _draw_images(self, labels, generator):
+        parents,weights = torch.zeros(len(labels), 2, dtype=torch.int64),torch.zeros(len(labels))
+        for c in labels.unique().tolist():
+            at = labels == c
+            parents[at],weights[at] = self._parents(c, int(at.sum()), generator)
+        return self._decode(parents, weights)
+
+    def _parents(self, label, n, generator):
+        "Both parents of `n` new codes of a class, as rows of X, and the weights of the second ones"
+        if (label, self.k_neighbors) not in self.near_:
+            own = torch.where(self.labels_ == label)[0]
+            self.near_[label, self.k_neighbors] = own,neighbors(self.codes_[own], self.k_neighbors)
+        own,near = self.near_[label, self.k_neighbors]
+        base,column,weights = draw_pairs(len(own), n, near.shape[1], generator)
+        other = near[base,column] if near.shape[1] else base
+        return torch.stack([own[base], own[other]], 1),weights
 
     def _name(self, label): return self.classes_[label].item() if hasattr(self, 'classes_') else label
 
-    def _decode(self, z, parents, weights):
-        "Images of a few codes, with what the decoder lost of their parents when `residual`"
+    def _decode(self, parents, weights):
+        "The images of new codes, with what the decoder lost of their parents when `residual`"
         coder = self._coder()
         device = next(coder.parameters()).device
         with torch.no_grad():
-            x = coder.decode(z.to(device)).cpu()
+            x = coder.decode(interpolate(self.codes_, *parents.T, weights).to(device))
             if not self.residual: return x
-            x_a,x_b = (to_signed(self.images_[p]) for p in parents.T)
-            hat_a,hat_b = (coder.decode(self.codes_[p].to(device)).cpu() for p in parents.T)
-            return add_residual(x, x_a, x_b, hat_a, hat_b, weights)
+            x_a,x_b = (to_signed(self.images_[p].to(device)) for p in parents.T)
+            hat_a,hat_b = (coder.decode(self.codes_[p].to(device)) for p in parents.T)
+            return add_residual(x, x_a, x_b, hat_a, hat_b, weights.to(device))
 
     def _tensors(self):
         weights = {f'autoencoder.{k}': v for k,v in self.autoencoder_.state_dict().items()}
@@ -83,6 +96,7 @@ class LatentOversampler(ImageOversampler):
         c,h,w = self.format_.shape
         weights = {k.removeprefix('autoencoder.'): v for k,v in tensors.items() if k.startswith('autoencoder.')}
         self.codes_,self.labels_,self.images_ = (tensors[k] for k in ('codes','labels','images'))
+        self.near_ = {}
         self.autoencoder_ = Autoencoder(c, (h,w), self.codes_.shape[1], self.decoder, 'encoder.centroid.weight' in weights)
         self.autoencoder_.load_state_dict(weights)
         self.autoencoder_.to(pick_device(self.device), memory_format=torch.channels_last).eval()
