@@ -1,136 +1,20 @@
-"Data sets, splits and folders: properties, faults and real files."
-import gzip, hashlib, os, random, sys, types
+"Splits: properties, published counts and fingerprints, refusals."
+import functools, hashlib, os, random
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from PIL import Image
-from deepclsmote.core import InputError, new_generator, to_signed
 from deepclsmote import data
+from deepclsmote.core import InputError
 from deepclsmote.data import *
-from deepclsmote.files import *
 
 real = os.environ.get('DEEPCLSMOTE_DATA')
-needs_data = pytest.mark.skipif(not real, reason='DEEPCLSMOTE_DATA does not name the folder of MNIST and FashionMNIST')
+needs_data = pytest.mark.skipif(not real, reason='DEEPCLSMOTE_DATA does not name the folder of the real data sets')
+root = Path(__file__).resolve().parents[1]
+published = pd.read_csv(root/'results'/'splits.csv')
 
 def states(): return random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist()
-def listing(folder): return sorted((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in Path(folder).rglob('*'))
-
-def idx(values):
-    head = bytes([0,0,8,values.ndim]) + b''.join(int(n).to_bytes(4, 'big') for n in values.shape)
-    return head + values.astype(np.uint8).tobytes()
-
-@pytest.fixture
-def mnist(tmp_path):
-    "A small MNIST in torchvision's layout, images packed and labels not"
-    raw = tmp_path/'MNIST'/'raw'
-    raw.mkdir(parents=True)
-    rng = np.random.RandomState(0)
-    for part,n in (('train',30), ('t10k',12)):
-        (raw/f'{part}-images-idx3-ubyte.gz').write_bytes(gzip.compress(idx(rng.randint(0, 256, (n,28,28)))))
-        (raw/f'{part}-labels-idx1-ubyte').write_bytes(idx(np.arange(n)%10))
-    return raw
-
-# Data sets ---------------------------------------------------------------------------------------
-
-def test_digits():
-    d = load_dataset('digits')
-    assert d.images.shape == (1797,28,28) and d.images.dtype == np.uint8 and d.labels.dtype == np.int64
-    assert d.images.min() == 0 and d.images.max() >= 250 and len(d) == 1797 and d.classes[3] == '3'
-    images,labels = d.tensors()
-    assert images.shape == (1797,1,28,28) and images.dtype == torch.uint8 and labels.dtype == torch.int64
-    assert len(repr(d)) < 100 and '1797' in repr(d)
-
-def test_tensors_of_color_images_share_nothing():
-    d = ImageSet(np.arange(2*4*5*3, dtype=np.uint8).reshape(2,4,5,3), np.array([0,1]), ['a','b'], 'x')
-    images,_ = d.tensors()
-    assert images.shape == (2,3,4,5) and images[1,2,3,4] == d.images[1,3,4,2]
-    images.zero_()
-    assert d.images.any()
-
-@pytest.mark.parametrize('where', ['', 'MNIST', 'MNIST/raw'])
-def test_idx_files_are_read_and_nothing_is_written(mnist, tmp_path, where):
-    before = listing(tmp_path)
-    train,test = (load_dataset('mnist', tmp_path/where, s) for s in ('train','test'))
-    assert listing(tmp_path) == before
-    assert len(train) == 30 and len(test) == 12 and test.labels.tolist() == [*range(10),0,1]
-    assert (train.images == np.random.RandomState(0).randint(0, 256, (30,28,28))).all()
-
-def test_root_from_environment(mnist, tmp_path, monkeypatch):
-    monkeypatch.setenv('DEEPCLSMOTE_DATA', str(tmp_path))
-    assert len(load_dataset('mnist')) == 30
-    monkeypatch.delenv('DEEPCLSMOTE_DATA')
-    with pytest.raises(InputError, match='DEEPCLSMOTE_DATA'): load_dataset('mnist')
-
-def test_another_sets_folder_is_not_mistaken(mnist):
-    "MNIST's raw folder must not be read as Fashion-MNIST, though the files have the same names"
-    for where in (mnist, mnist.parent, mnist.parent.parent):
-        with pytest.raises(InputError, match='FashionMNIST'): load_dataset('fashion_mnist', where)
-
-def test_unknown_name_and_split():
-    with pytest.raises(InputError, match='digits, mnist, fashion_mnist'): load_dataset('MNIST')
-    with pytest.raises(InputError, match="'train' or 'test'"): load_dataset('digits', split='valid')
-    with pytest.raises(InputError, match='one part'): load_dataset('digits', split='test')
-
-def test_absent_files(tmp_path):
-    with pytest.raises(InputError, match='train-images-idx3-ubyte and train-labels-idx1-ubyte.*download=True'): load_dataset('mnist', tmp_path)
-    assert not list(tmp_path.iterdir())
-
-def test_a_download_that_fails_and_one_that_works(tmp_path, monkeypatch):
-    calls = []
-    class MNIST:
-        def __init__(self, root, download):
-            calls.append(Path(root))
-            if len(calls) == 1: raise RuntimeError('no way out')
-            raw = Path(root)/'MNIST'/'raw'
-            raw.mkdir(parents=True)
-            (raw/'train-images-idx3-ubyte').write_bytes(idx(np.zeros((5,28,28))))
-            (raw/'train-labels-idx1-ubyte').write_bytes(idx(np.arange(5)))
-    monkeypatch.setitem(DATASETS, 'mnist', lambda *a: data.idx_set(MNIST, '0123456789', 'mnist', *a))
-    with pytest.raises(InputError, match='the download failed: no way out'): load_dataset('mnist', tmp_path, download=True)
-    assert len(load_dataset('mnist', tmp_path/'MNIST', download=True)) == 5
-    assert len(load_dataset('mnist', tmp_path, download=True)) == 5 and calls == [tmp_path]*2
-
-@pytest.mark.parametrize('cut', [0, 1, 3, 9, 15, 40, 500])
-def test_spoilt_files_are_named(mnist, tmp_path, cut):
-    labels,images = mnist/'train-labels-idx1-ubyte', mnist/'train-images-idx3-ubyte.gz'
-    whole = {f: f.read_bytes() for f in (labels, images)}
-    for f in whole:
-        f.write_bytes(whole[f][:cut] if cut < len(whole[f]) else whole[f][:-1])
-        with pytest.raises(InputError, match=f.name): load_dataset('mnist', tmp_path)
-        f.write_bytes(whole[f])
-
-def test_corrupt_inside(mnist, tmp_path):
-    images = mnist/'train-images-idx3-ubyte.gz'
-    b = bytearray(images.read_bytes())
-    for at in range(10, len(b), 997):
-        c = b.copy()
-        c[at] ^= 0x55
-        images.write_bytes(c)
-        with pytest.raises(InputError, match=images.name): load_dataset('mnist', tmp_path)
-
-@pytest.mark.parametrize('name,content,match', [
-    ('train-labels-idx1-ubyte', idx(np.zeros((30,1))), 'begins with 00 00 08 02'),
-    ('train-labels-idx1-ubyte', idx(np.arange(29)%10), '30 images.*29 labels'),
-    ('train-labels-idx1-ubyte', idx(np.arange(30)), 'label 29'),
-    ('train-labels-idx1-ubyte', idx(np.arange(30)%10)+b'x', '39 bytes; expected 38'),
-    ('train-images-idx3-ubyte.gz', gzip.compress(idx(np.zeros((30,20,28)))), r'\(20, 28\)'),
-    ('train-images-idx3-ubyte.gz', b'not gzip at all', 'cannot be read'),
-    ('train-images-idx3-ubyte.gz', gzip.compress(b'\0\0\x0d\x03' + bytes(30)), 'begins with 00 00 0d 03')])
-def test_wrong_content(mnist, tmp_path, name, content, match):
-    (mnist/name).write_bytes(content)
-    with pytest.raises(InputError, match=match) as e: load_dataset('mnist', tmp_path)
-    assert name in str(e.value)
-
-@needs_data
-def test_real_sets():
-    before = listing(Path(real)/'MNIST') + listing(Path(real)/'FashionMNIST')
-    m,f = (load_dataset(n) for n in ('mnist','fashion_mnist'))
-    assert np.bincount(m.labels).tolist() == [5923,6742,5958,6131,5842,5421,5918,6265,5851,5949]
-    assert np.bincount(f.labels).tolist() == [6000]*10 and f.classes[9] == 'Ankle boot'
-    assert np.bincount(load_dataset('mnist', split='test').labels).tolist() == [980,1135,1032,1010,982,892,958,1028,974,1009]
-    assert m.images.shape == (60000,28,28) and hashlib.md5(idx(m.images)).hexdigest() == '6bbc9ace898e44ae57da46a324031adb'
-    assert listing(Path(real)/'MNIST') + listing(Path(real)/'FashionMNIST') == before
 
 # Splits ------------------------------------------------------------------------------------------
 
@@ -197,7 +81,7 @@ def test_split_properties(problem):
 
 y3 = np.repeat([0,1,2], [20,12,8])
 @pytest.mark.parametrize('args,match', [
-    (('peer',), 'peerj, peerj-small, digits'), (([5,4],), '3 classes and protocol has 2'), (([5,4,0],), 'above 0'), (([5,4,1.5],), 'above 0'), (([3],), 'at least two'), ((7,), 'expected a name'),
+    (('peer',), 'peerj, peerj-gtsrb, peerj-small'), (([5,4],), '3 classes and protocol has 2'), (([5,4,0],), 'above 0'), (([5,4,1.5],), 'above 0'), (([3],), 'at least two'), ((7,), 'expected a name'),
     (([5,12,1],), 'class 1 has 12 images; expected at least 13: 12 to train and 1 to test'), (([5,4,3],5), '0 to 4'), (([5,4,3],-1), '0 to 4'), (([5,4,3],.5), '0 to 4'),
     (([5,4,3],0,1), 'n_folds=1'), (([5,4,3],0,9), 'class 2 has 8 images; expected at least 9'), (([5,4,3],0,5,-1), 'seed=-1'), (([5,4,3],0,5,4295), '0 to 4294'), (([5,4,3],0,5,None), 'seed=None')])
 def test_split_refuses(args, match):
@@ -205,108 +89,227 @@ def test_split_refuses(args, match):
 
 def test_largest_seed(): assert len(long_tail_split(y3, [5,4,3], seed=4294)[0]) == 12
 
-# Folders -----------------------------------------------------------------------------------------
+# Images that belong together ---------------------------------------------------------------------
 
-def picture(h=20, w=24, mode='RGB', seed=0):
-    a = np.random.RandomState(seed).randint(0, 256, (h,w,3), np.uint8)
-    return Image.fromarray(a).convert(mode)
+def slow_group_split(labels, counts, fold, n_folds, seed, groups):
+    "The rule for bags, image by image: each ring is a list of (bag, row)"
+    rings = []
+    for j,c in enumerate(sorted(set(labels))):
+        rows = [i for i,y in enumerate(labels) if y == c]
+        own,rng = sorted({groups[i] for i in rows}), np.random.RandomState(seed*1000003+j)
+        order = [own[k] for k in rng.permutation(len(own))]
+        inside = dict(zip(rows, rng.permutation(len(rows)).tolist()))
+        rings.append([(g,i) for g in order for _,i in sorted((inside[i],i) for i in rows if groups[i] == g)])
+    def cut(ring, t):
+        "Fold -> its bags in ring order, or None where the ring is too short"
+        folds,at = [],0
+        for f in range(n_folds):
+            n,mine = 0,[]
+            while n < t:
+                if at == len(ring): return None
+                if ring[at][0] not in mine: mine.append(ring[at][0])
+                n,at = n+1,at+1
+            while at < len(ring) and mine and ring[at][0] == mine[-1]: at += 1
+            folds.append(mine)
+        return folds
+    t = max(t for t in range(len(labels)) if all(cut(r, t) for r in rings))
+    train,test = [],[]
+    for ring,n in zip(rings, counts):
+        mine = cut(ring, t)[fold]
+        held = [i for g,i in ring if g in mine]
+        first = [g for g,_ in ring].index(mine[0])
+        turned = ring[first:] + ring[:first]
+        seen,rest = {},[]
+        for g,i in turned:
+            if g not in mine: rest.append((seen.setdefault(g, 0), len(rest), i)); seen[g] += 1
+        train += [i for *_,i in sorted(rest)][:n]
+        test += held[:t]
+    return sorted(train), sorted(test), t
 
-@pytest.fixture
-def folder(tmp_path):
-    for c in ('b','a'):
-        (tmp_path/c).mkdir()
-        for i,ext in enumerate(('png','JPG','bmp')): picture(seed=i).save(tmp_path/c/f'{i}.{ext}')
-    return tmp_path
+@st.composite
+def group_problems(draw):
+    n_folds,C = draw(st.integers(2, 4)), draw(st.integers(2, 4))
+    sizes = [[draw(st.integers(1, 6)) for _ in range(draw(st.integers(n_folds, 12)))] for _ in range(C)]
+    labels = np.repeat(np.arange(C)*3, [sum(s) for s in sizes])
+    groups = np.concatenate([np.repeat(np.arange(len(s)), s) for s in sizes])  # the same numbers in every class
+    p = np.random.default_rng(draw(st.integers(0, 99))).permutation(len(labels))
+    return labels[p], groups[p], n_folds, draw(st.integers(0, 20)), draw(st.integers(0, 10**6))
 
-def test_folder(folder):
-    (folder/'.git').mkdir(); (folder/'a'/'.hidden.png').write_bytes(b''); (folder/'a'/'notes.txt').write_text('x'); (folder/'readme.md').write_text('x')
-    before = listing(folder)
-    s = load_folder(folder)
-    assert s.classes == ['a','b'] and s.images.shape == (6,20,24,3) and s.labels.tolist() == [0,0,0,1,1,1] and s.labels.dtype == np.int64
-    assert [p.as_posix() for p in s.paths] == ['a/0.png','a/1.JPG','a/2.bmp','b/0.png','b/1.JPG','b/2.bmp']
-    assert (s.images[0] == np.asarray(picture(seed=0))).all() and s.name == folder.name
-    assert listing(folder) == before
+@settings(max_examples=60, deadline=None)
+@given(group_problems())
+def test_group_split_properties(problem):
+    labels,groups,n_folds,seed,pick = problem
+    C = np.unique(labels)
+    rest = [long_tail_split(labels, 'natural', f, n_folds, seed, groups)[0] for f in range(n_folds)]
+    counts = [1 + pick % min((labels[r] == c).sum() for r in rest) for c in C]
+    tested = []
+    for fold in range(n_folds):
+        train,test = long_tail_split(labels, counts, fold, n_folds, seed, groups)
+        *slow,t = slow_group_split(labels.tolist(), counts, fold, n_folds, seed, groups.tolist())
+        assert [train.tolist(), test.tolist()] == slow
+        keys = [{*zip(labels[r], groups[r])} for r in (train,test)]
+        assert not keys[0] & keys[1]
+        assert [(labels[train] == c).sum() for c in C] == counts and [(labels[test] == c).sum() for c in C] == [t]*len(C)
+        assert set(train) <= set(rest[fold])
+        tested.append(keys[1])
+    assert len(set.union(*tested)) == sum(map(len, tested))  # folds share no bag
 
-@pytest.mark.parametrize('ext', ['png','bmp','webp','tif','tiff','jpeg'])
-def test_extensions(folder, ext):
-    picture().save(folder/'a'/f'z.{ext}')
-    assert load_folder(folder).paths[3].name == f'z.{ext}'
+@settings(max_examples=50, deadline=None)
+@given(problems())
+def test_bags_of_one_are_images(problem):
+    labels,counts,n_folds,seed = problem
+    for fold in range(n_folds):
+        a,b = (long_tail_split(labels, counts, fold, n_folds, seed, g) for g in (None, [f'{i:04}' for i in range(len(labels))]))
+        assert all((x == y).all() for x,y in zip(a, b))
 
-def test_grey_and_color(tmp_path):
-    for c,modes in (('a',('L','1')), ('b',('L',))):
-        (tmp_path/c).mkdir()
-        for m in modes: picture(mode=m).save(tmp_path/c/f'{m}.png')
-    s = load_folder(tmp_path)
-    assert s.images.shape == (3,20,24) and set(np.unique(s.images[0])) == {0,255}
-    picture(mode='P').save(tmp_path/'a'/'p.png')
-    s = load_folder(str(tmp_path))
-    assert s.images.shape == (4,20,24,3) and (s.images[0,...,0] == s.images[0,...,2]).all()
-    assert (s.images[2] == np.asarray(picture(mode='P').convert('RGB'))).all()
+def test_groups_of_any_kind():
+    g = np.where(y3 < 2, np.arange(40)//2, np.arange(40))
+    a = long_tail_split(y3, [5,4,3], groups=g)
+    for same in (g.tolist(), torch.tensor(g), [f'{i:02}' for i in g], g+100):
+        assert all((x == y).all() for x,y in zip(a, long_tail_split(y3, [5,4,3], groups=same)))
 
-def test_exif_turns_upright(folder):
-    upright = picture(20, 24)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    upright.transpose(Image.Transpose.ROTATE_90).save(folder/'a'/'0.png', exif=exif)
-    assert (load_folder(folder).images[0] == np.asarray(upright)).all()
+@pytest.mark.parametrize('groups,match', [(np.arange(39), r'groups has shape \(39,\)'), (np.arange(40)[:,None], 'groups has shape'), ([1.]*39+[np.nan], 'no value in row 39'), (np.arange(40)%4, 'class 0 has 4 groups; expected at least 5'), (7, 'groups has shape')])
+def test_groups_refused(groups, match):
+    with pytest.raises(InputError, match=match): long_tail_split(y3, [5,4,3], groups=groups)
 
-def test_sizes(folder):
-    picture(10, 12).save(folder/'b'/'2.bmp')
-    with pytest.raises(InputError, match='0.png is 20 x 24.*2.bmp is 10 x 12.*size='): load_folder(folder)
-    assert load_folder(folder, size=16).images.shape == (6,16,16,3)
-    assert load_folder(folder, size=(8,30)).images.shape == (6,8,30,3)
-    for bad in (0, (3,), (4,4,4), (4,-1), 2.5, 'big'):
-        with pytest.raises(InputError, match='size='): load_folder(folder, size=bad)
+def test_counts_that_whole_groups_cannot_give():
+    g = np.concatenate([np.arange(20)//4, np.arange(12)//2, np.arange(8)])
+    with pytest.raises(InputError, match='class 0 has 20 images; expected at least 21: 17 to train and 4 to test'): long_tail_split(y3, [17,4,3], groups=g)
 
-def test_shrinking_is_antialiased(tmp_path):
-    for c in 'ab':
-        (tmp_path/c).mkdir()
-        Image.fromarray(np.tile(np.array([[0,255],[255,0]], np.uint8), (32,32))).save(tmp_path/c/'0.png')
-    small = load_folder(tmp_path, size=16).images
-    assert abs(small.astype(int)-127).max() <= 2
+# Protocols ---------------------------------------------------------------------------------------
 
-def test_modes_that_are_refused(folder):
-    f = folder/'a'/'0.png'
-    def clear(): im = picture(mode='P'); im.save(f, transparency=3)
-    deep = {'RGBA': lambda: picture(mode='RGBA').save(f), 'LA': lambda: picture(mode='L').convert('LA').save(f), 'with transparency': clear,
-            'more than 8 bits': lambda: Image.fromarray(np.arange(480, dtype=np.uint16).reshape(20,24)*99).save(f)}
-    for match,write in deep.items():
-        write()
-        with pytest.raises(InputError, match=match) as e: load_folder(folder)
-        assert str(f) in str(e.value)
-    picture(seed=0).save(f)
-    picture(mode='CMYK').save(folder/'b'/'1.JPG')
-    with pytest.raises(InputError, match='1.JPG has mode CMYK'): load_folder(folder)
+reference = root/'nbs'/'reference'
+def labels_of(*own): return np.repeat(np.arange(len(own)), own)
+as_mnist = labels_of(5923,6742,5958,6131,5842,5421,5918,6265,5851,5949)
 
-def test_sixteen_bit_color_is_not_cut_silently(folder):
-    import struct, zlib
-    def chunk(kind, body): return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind+body))
-    lines = b''.join(b'\0' + bytes(24*6) for _ in range(20))
-    png = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 24, 20, 16, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(lines)) + chunk(b'IEND', b'')
-    (folder/'a'/'0.png').write_bytes(png)
-    with pytest.raises(InputError, match='0.png has more than 8 bits'): load_folder(folder)
+@pytest.mark.parametrize('protocol,dataset,own', [('deepsmote-grey','MNIST',as_mnist), ('deepsmote-grey','FMNIST',labels_of(*[6000]*10)), ('deepsmote-colour','CIFAR10',labels_of(*[6000]*10)), ('deepsmote-celeba','CELEBA',labels_of(40000,30000,20000,6000,3000))])
+def test_deepsmote(protocol, dataset, own):
+    t = pd.read_csv(reference/'deepsmote_table1_counts.csv').query('dataset == @dataset')
+    for fold in range(5):
+        (train,balanced),(same,imbalanced) = (long_tail_split(own, protocol, fold, test=o) for o in ('balanced','imbalanced'))
+        assert (train == same).all() and np.bincount(own[train]).tolist() == t.train.tolist()
+        assert np.bincount(own[balanced]).tolist() == t.balanced_test.tolist() and np.bincount(own[imbalanced]).tolist() == t.imbalanced_test.tolist()
+        assert not set(train) & {*balanced, *imbalanced}
+        for c,(m,b) in enumerate(zip(t.imbalanced_test, t.balanced_test)):
+            small,large = sorted([set(balanced[own[balanced] == c]), set(imbalanced[own[imbalanced] == c])], key=len)
+            assert small <= large
 
-def test_several_images_in_a_file(folder):
-    picture().save(folder/'a'/'z.tif', save_all=True, append_images=[picture(seed=1)])
-    with pytest.raises(InputError, match='z.tif holds 2 images'): load_folder(folder)
+def test_printed_tests_overlap_each_other_where_a_class_is_too_small():
+    tests = [long_tail_split(as_mnist, 'deepsmote-grey', f)[1] for f in range(5)]
+    again = np.intersect1d(tests[0], tests[4])
+    assert np.bincount(as_mnist[again], minlength=10).tolist() == [max(0, 6000-n) for n in np.bincount(as_mnist)]
+    assert all(not len(np.intersect1d(tests[a], tests[b])) for a in range(5) for b in range(a) if b-a != -4)
+    with pytest.raises(InputError, match="class 0 has 5000 images; expected at least 5500: 4500 to train and 1000 to test.*split='all'"): long_tail_split(labels_of(*[5000]*10), 'deepsmote-colour')
 
-@pytest.mark.parametrize('ext', ['jpg','png','bmp','webp','tif'])
-def test_truncated_files_are_named(folder, ext):
-    f = folder/'a'/f'z.{ext}'
-    picture(64, 64).save(f)
-    whole = f.read_bytes()
-    for cut in (0, 1, 10, 30, len(whole)//3, len(whole)//2, len(whole)-200):
-        f.write_bytes(whole[:cut])
-        with pytest.raises(InputError) as e: load_folder(folder, size=16)
-        assert f'z.{ext}' in str(e.value) and 'cannot be read' in str(e.value)
+@pytest.mark.parametrize('protocol,n,dataset', [('thesis-fmnist',6000,'FMNIST'), ('thesis-cifar10',5000,'CIFAR10')])
+def test_thesis(protocol, n, dataset):
+    y,t = labels_of(*[n]*10), pd.read_csv(reference/'thesis_drops.csv').query('dataset == @dataset')
+    folds = [long_tail_split(y, protocol, f) for f in range(5)]
+    for train,test in folds:
+        left = np.bincount(y[train])
+        assert not len(test) and test.dtype == np.int64 and left[t['index']].tolist() == t.left.tolist() and np.delete(left, t['index']).tolist() == [n]*6
+    assert len({split_sha256(*f) for f in folds}) == 5
+    assert (folds[3][0] == long_tail_split(y, protocol, 0, seed=3)[0]).all()
 
-def test_folders_that_are_none(tmp_path):
-    with pytest.raises(InputError, match='is no folder'): load_folder(tmp_path/'absent')
-    (tmp_path/'file').write_text('x')
-    with pytest.raises(InputError, match='is no folder'): load_folder(tmp_path/'file')
-    with pytest.raises(InputError, match='0 class folders'): load_folder(tmp_path)
-    (tmp_path/'a').mkdir()
-    with pytest.raises(InputError, match='1 class folders'): load_folder(tmp_path)
-    (tmp_path/'b').mkdir()
-    picture().save(tmp_path/'b'/'0.png')
-    with pytest.raises(InputError, match='a has no images'): load_folder(tmp_path)
+@pytest.mark.parametrize('ratio', [1, 2, 10, 12.5, 50, 100, 200])
+@pytest.mark.parametrize('own', [[5000]*10, [7,900,640], [501,500]])
+def test_profiles(ratio, own):
+    y,C,n = labels_of(*own), len(own), min(own)
+    if ratio > n:
+        for kind in ('exp','step'):
+            with pytest.raises(InputError, match=f'ratio={ratio:g} leaves no image'): long_tail_split(y, f'{kind}-{ratio}')
+        return
+    for kind,expected in (('exp', [int(n*ratio**(-j/(C-1))) for j in range(C)]), ('step', [n if j < C//2 else int(n/ratio) for j in range(C)])):
+        train,test = long_tail_split(y, f'{kind}-{ratio}', 2, seed=5)
+        assert np.bincount(y[train]).tolist() == expected and not len(test)
+        for c in range(C): assert set(train[y[train] == c]) == set(np.random.RandomState(1000003*7+c).permutation(np.flatnonzero(y == c))[:expected[c]])
+
+def test_deepsmote_ratios():
+    names = deepsmote_ratios()
+    assert names[0] == 'deepsmote-ratio-20' and names[-1] == 'deepsmote-ratio-400' and len(set(names)) == 20
+    steps = np.diff([float(n.split('-')[-1]) for n in names])
+    assert (steps == steps[0]).all()
+    for n in names:
+        c = protocol_counts(n, np.bincount(as_mnist))
+        r = float(n.split('-')[-1])
+        assert c[0] == 4000 and c[9] == int(4000/r) and (np.diff(c) < 0).all() and all(abs(a/b - r**(1/9)) < .2 for a,b in zip(c, c[1:]))
+        train,test = long_tail_split(as_mnist, n, 4)
+        assert np.bincount(as_mnist[train]).tolist() == list(c) and np.bincount(as_mnist[test]).tolist() == [1084]*10
+    assert protocol_counts('deepsmote-ratio-20', [4800]*10)[0] == 3840
+
+def test_natural():
+    for fold in range(5):
+        train,test = long_tail_split(as_mnist, 'natural', fold)
+        assert sorted([*train, *test]) == [*range(len(as_mnist))] and set(np.bincount(as_mnist[test])) == {1084}
+    assert protocol_counts('natural', [10,20,30]) == (8,18,28)
+
+@pytest.mark.parametrize('protocol', ['exp-', 'exp-x', 'exp--5', 'step-1e3', 'exp-100 ', 'deepsmote-ratio', 'deepsmote-ratio-', 'EXP-100', 'exp-1.', ''])
+def test_names_that_are_none(protocol):
+    with pytest.raises(InputError, match='is not known'): long_tail_split(y3, protocol)
+
+def test_ratios_refused():
+    for p in ('exp-0.5', 'step-0', 'deepsmote-ratio-0.5'):
+        with pytest.raises(InputError, match='expected at least 1'): long_tail_split(y3, p)
+    with pytest.raises(InputError, match='follows the data'): protocol_counts('exp-100')
+    for p in ([5,4], 'natural', 'exp-2'):
+        with pytest.raises(InputError, match='1 classes|2 classes'): long_tail_split(np.zeros(9), p)
+    with pytest.raises(InputError, match='0 classes'): long_tail_split([], 'natural')
+
+def test_settings_of_redrawn_protocols():
+    assert len(long_tail_split(y3, 'exp-2', 4, seed=4290)[0])
+    with pytest.raises(InputError, match='0 to 4290'): long_tail_split(y3, 'exp-2', 0, seed=4291)
+    for test in ('both', None):
+        with pytest.raises(InputError, match="'balanced' or 'imbalanced'"): long_tail_split(y3, [5,4,3], test=test)
+    for p in ('peerj-small', 'exp-2', 'natural', [5,4,3]):
+        with pytest.raises(InputError, match='prints no such test|10 counts'): long_tail_split(y3, p, test='imbalanced')
+
+# Splitter ----------------------------------------------------------------------------------------
+
+def test_splitter():
+    items = [Path(f'{"abc"[c]}/{i}.png') for i,c in enumerate(y3)]
+    train,valid = LongTailSplitter([5,4,3], fold=1, seed=2)(items)
+    assert [list(train), list(valid)] == [o.tolist() for o in long_tail_split(y3, [5,4,3], 1, seed=2)] and all(type(i) is int for i in [*train, *valid])
+    g = np.where(y3 < 2, np.arange(40)//2, np.arange(40))
+    for groups in (g, lambda o: int(g[int(o.stem)])):
+        assert [list(o) for o in LongTailSplitter([5,4,3], groups=groups)(items)] == [o.tolist() for o in long_tail_split(y3, [5,4,3], groups=g)]
+    assert list(LongTailSplitter('exp-2', get_y=lambda o: o.parts[0])(items)[1]) == []
+    with pytest.raises(InputError, match='3 entries and there are 40 items'): LongTailSplitter(labels=[0,1,2])(items)
+    with pytest.raises(InputError, match='3 classes'): LongTailSplitter()(items)
+
+# Real labels and fingerprints --------------------------------------------------------------------
+
+@functools.cache
+def loaded(name, split):
+    from deepclsmote.sets import load_dataset
+    if (name,split) == ('cifar10','train'):  # its JPEG files are decoded once
+        both = loaded(name, 'all')
+        return ImageSet(both.images[:50000], both.labels[:50000], both.classes, both.name)
+    return load_dataset(name, split=split)
+
+@needs_data
+def test_published_fingerprints():
+    made = published_splits(lambda name, split: loaded(name, split))
+    pd.testing.assert_frame_equal(made, published)
+
+def test_published_table():
+    assert not published.duplicated(['dataset','part','protocol','fold']).any() and published.sha256.str.fullmatch('[0-9a-f]{64}').all() and published.sha256.nunique() >= len(published)*.8
+    own = published[(published.dataset == 'digits') & (published.protocol == 'digits')]
+    assert own.sha256.tolist() == [split_sha256(*long_tail_split(load_dataset('digits').labels, 'digits', f)) for f in range(5)]
+
+@needs_data
+def test_tracks():
+    "By image nearly every tested sign was trained on too; by track none"
+    d = loaded('gtsrb10', 'train')
+    for fold in (0, 4):
+        (train,test),(clean,held) = (long_tail_split(d.labels, 'peerj-gtsrb', fold, groups=g) for g in (None, d.groups))
+        assert np.isin(d.groups[test], d.groups[train]).any() and not np.isin(d.groups[held], d.groups[clean]).any()
+        assert np.bincount(d.labels[train]).tolist() == np.bincount(d.labels[clean]).tolist() == list(PROTOCOLS['peerj-gtsrb'])
+        assert set(np.bincount(d.labels[test])) == {294} and set(np.bincount(d.labels[held])) == {270}
+        known = [np.isin(d.groups[test[d.labels[test] == c]], d.groups[train]).mean() for c in range(10)]
+        assert min(known[:5]) > .95 and .05 < known[9] < .2
+        assert [len(set(d.groups[clean[d.labels[clean] == c]])) for c in range(5, 10)] == [12,10,8,6,4]  # a rare sign's frames are of as many signs
+    full = loaded('gtsrb', 'train')
+    train,test = long_tail_split(full.labels, 'natural', groups=full.groups)
+    assert not np.isin(full.groups[test], full.groups[train]).any() and np.bincount(full.labels[test]).tolist() == [30]*43
+    image = long_tail_split(full.labels, 'natural')
+    assert np.isin(full.groups[image[1]], full.groups[image[0]]).all()  # random frames: every tested sign was trained on
