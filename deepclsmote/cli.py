@@ -11,7 +11,7 @@ __all__ = ['commands', 'balance', 'demo', 'bench', 'main']
 import inspect, json, os, re, shutil, sys, tempfile, time, warnings
 from pathlib import Path
 
-# %% ../nbs/50_cli.ipynb #b2c2d535
+# %% ../nbs/50_cli.ipynb #4c4b0625
 with warnings.catch_warnings():  # of libraries about each other, nothing that a user could change
     warnings.simplefilter('ignore')
     import numpy as np
@@ -20,7 +20,7 @@ with warnings.catch_warnings():  # of libraries about each other, nothing that a
     from fastcore.script import anno_parser
     from sklearn.utils._param_validation import InvalidParameterError
     import deepclsmote
-    from deepclsmote.benchmarks import describe_machine, run_benchmarks
+    from deepclsmote.benchmarks import balance_benchmark, describe_machine, epoch_benchmark, run_benchmarks
     from deepclsmote.core import InputError, class_counts, write_atomic
     from deepclsmote.data import load_dataset, load_folder, long_tail_split
     from deepclsmote.evaluation import compare, make_method, save_comparison, score_table
@@ -131,15 +131,20 @@ def _verdict(records):
     ours,ros = f1['deepclsmote'],f1['ros']
     return f"Highest macro F1: {best} ({f1[best]:.3f}). DeepCLSMOTE is {abs(ours-ros):.3f} {'above' if ours > ros else 'below'} random copies (ros), the simplest way to balance."
 
-# %% ../nbs/50_cli.ipynb #75981958
+# %% ../nbs/50_cli.ipynb #3a7775a9
 def bench(
+    part:str='step',  # 'step': training an autoencoder; 'balance': feeding and balancing a classifier
     quick:bool=False, # Fewer repetitions
     out:str='',       # A JSON file for the numbers
 ):
-    "Measure the training step against the papers' plain script and against the machine's peak"
-    table = run_benchmarks(quick=quick, say=print)
-    print(f"\n{describe_machine()}\n{table.round(2).to_string(index=False)}\n\nshare of peak: floating-point operations of the step / seconds / measured peak of a matrix product in the same precision")
-    if out: write_atomic(out, (json.dumps(dict(machine=describe_machine(), rows=json.loads(table.round(4).to_json(orient='records'))), indent=1)+'\n').encode())
+    "Measure this machine: the training step against the papers' plain script, or balanced training against plain"
+    if part not in ('step','balance'): raise InputError(f"part={part!r}; expected 'step' or 'balance'. Use --part step.")
+    if part == 'step': tables = dict(rows=run_benchmarks(quick=quick, say=print))
+    else: tables = dict(epochs=epoch_benchmark(rounds=1 if quick else 3), balancing=balance_benchmark(3 if quick else 7))
+    print(f'\n{describe_machine()}')
+    for table in tables.values(): print(f"\n{table.round(2).to_string(index=False)}")
+    if part == 'step': print('\nshare of peak: floating-point operations of the step / seconds / measured peak of a matrix product in the same precision')
+    if out: write_atomic(out, (json.dumps(dict(machine=describe_machine(), **{k: json.loads(t.round(4).to_json(orient='records')) for k,t in tables.items()}), indent=1)+'\n').encode())
 
 # %% ../nbs/50_cli.ipynb #61d30ec5
 commands = dict(demo=demo, balance=balance, bench=bench)

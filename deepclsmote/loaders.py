@@ -8,10 +8,11 @@ Docs: https://deepclsmote.github.io/deepclsmote/loaders.html.md"""
 __all__ = ['ImagesInMemory', 'class_shares', 'draw_counts', 'draw_rows', 'MemoryLoader', 'memory_dataloaders', 'labels_of',
            'class_names', 'check_classes', 'only_one', 'BalancedSampler', 'augment_shift']
 
-# %% ../nbs/01a_loaders.ipynb #98aea1fa
+# %% ../nbs/01a_loaders.ipynb #b308e2d2
 import os, random
 from math import ceil, pi
 from numbers import Integral, Real
+from operator import index
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from .core import InputError, as_seed, check_labels, new_generator, pick_device, spawn_seeds, to_signed
 
-# %% ../nbs/01a_loaders.ipynb #98f54b8a
+# %% ../nbs/01a_loaders.ipynb #f09597fb
 class ImagesInMemory:
     "A data set of images and labels that lie in memory"
     def __init__(self,
@@ -42,7 +43,7 @@ class ImagesInMemory:
     def c(self): return len(self.vocab)
     def __len__(self): return len(self.labels)
     def __getitem__(self, i): return to_signed(self.images[i]),self.labels[i]
-    def new_empty(self): return type(self)(self.images[:0], self.labels[:0], self.vocab)
+    def new_empty(self): return type(self)(self.images[:0].clone(), self.labels[:0].clone(), self.vocab)  # a slice would take all images along into a pickle
 
 # %% ../nbs/01a_loaders.ipynb #cb6114fa
 def _batch_sizes(n, bs, drop_last=False):
@@ -96,7 +97,7 @@ def draw_rows(
         keys.append((torch.arange(k) + torch.rand(k, generator=generator, dtype=torch.float64))/k)
     return torch.cat(rows)[torch.cat(keys).argsort(stable=True)] if rows else torch.arange(0)
 
-# %% ../nbs/01a_loaders.ipynb #1a40e49e
+# %% ../nbs/01a_loaders.ipynb #d58e3434
 class MemoryLoader(DataLoader):
     "A fastai `DataLoader` that cuts whole batches out of memory, in an order drawn by a generator of its own"
     def __init__(self,
@@ -122,7 +123,7 @@ class MemoryLoader(DataLoader):
     def to(self, device):
         "Keep the images on `device`"
         self.device = device
-        if device is not None: self.dataset = ImagesInMemory(self.dataset.images.to(device), self.dataset.labels.to(device), self.dataset.vocab)
+        if device is not None and self.dataset.labels.to(device) is not self.dataset.labels: self.dataset = ImagesInMemory(self.dataset.images.to(device), self.dataset.labels.to(device), self.dataset.vocab)
         return self
 
     def __len__(self): return len(_batch_sizes(self.n, self.bs, self.drop_last))
@@ -202,14 +203,15 @@ def memory_dataloaders(
     dl = MemoryLoader(mine, bs, True, new_generator(as_seed(seed)), augment=augment, balanced=balanced, device=device)
     return DataLoaders(dl, dl.new(theirs, shuffle=False), device=device)
 
-# %% ../nbs/01a_loaders.ipynb #43742ac3
+# %% ../nbs/01a_loaders.ipynb #a636b65b
 def labels_of(
     dl, # A loader of fastai or PyTorch, or a data set
 )->torch.Tensor: # (n,) int64 class numbers, in the order of the items
     "The labels of all items, without opening images where that can be avoided"
     if hasattr(dl, 'dl') and hasattr(dl, 'world_size'): return labels_of(dl.dl)  # fastai's DistributedDL
-    ds = dl.dataset if hasattr(dl, 'dataset') and not hasattr(dl, 'indices') else dl
-    if hasattr(ds, 'indices') and hasattr(ds, 'dataset'): return labels_of(ds.dataset)[torch.as_tensor(ds.indices)]
+    if isinstance(dl, (DataLoader, torch.utils.data.DataLoader)): return labels_of(dl.dataset)
+    ds = dl
+    if hasattr(ds, 'indices') and hasattr(ds, 'dataset'): return labels_of(ds.dataset)[torch.as_tensor(ds.indices, dtype=torch.long)]
     if isinstance(ds, ImagesInMemory): y = ds.labels
     elif hasattr(ds, 'tls'): y = list(ds.tls[ds.n_inp]) if len(ds.tls) > ds.n_inp else None
     elif getattr(ds, 'targets', None) is not None: y = ds.targets
@@ -217,7 +219,9 @@ def labels_of(
     elif hasattr(ds, '__getitem__') and hasattr(ds, '__len__'): y = [ds[i][-1] for i in range(len(ds))]
     else: y = None
     if y is None: raise InputError(f"{type(ds).__name__} tells no labels; expected a data set of (image, label) that can be indexed. Use a DataBlock with a CategoryBlock, or ImagesInMemory.")
-    y = torch.as_tensor(y if isinstance(y, torch.Tensor) else np.array([int(v) if np.ndim(v) == 0 else v for v in y], dtype=None if len(y) else np.int64))
+    if not isinstance(y, torch.Tensor):
+        try: y = torch.tensor([index(v) for v in y], dtype=torch.long)
+        except TypeError as e: raise InputError(f"the labels of {type(ds).__name__} are no class numbers ({e}); expected one from 0 an image. Use a CategoryBlock.") from e
     if y.ndim != 1 or y.is_floating_point() or (y < 0).any(): raise InputError(f"labels are {y.dtype} of shape {tuple(y.shape)}; expected one class number from 0 an image. Use a CategoryBlock.")
     return y.detach().cpu().long()
 
@@ -228,13 +232,13 @@ def class_names(
     vocab = getattr(dls, 'vocab', None)
     return list(vocab) if vocab is not None else list(range(max((int(y.max())+1 for y in map(labels_of, dls) if len(y)), default=0)))
 
-# %% ../nbs/01a_loaders.ipynb #fdbec980
+# %% ../nbs/01a_loaders.ipynb #7558ea08
 def check_classes(learn):
     "Refuse a class that is in the validation part alone"
     names,trained = class_names(learn.dls),set(labels_of(learn.dls.train).tolist())
     for dl in list(learn.dls)[1:]:
         alone = sorted(set(labels_of(dl).tolist()) - trained)
-        if alone: raise InputError(f"class {names[alone[0]]} is in the validation part and not in the training part; expected every class in both. Split again, class by class, for instance with LongTailSplitter.")
+        if alone: raise InputError(f"class {dict(enumerate(names)).get(alone[0], alone[0])} is in the validation part and not in the training part; expected every class in both. Split again, class by class, for instance with LongTailSplitter.")
 
 def only_one(cb):
     "Refuse a second callback of the kind of `cb` in its learner"

@@ -49,8 +49,8 @@ def _nearest(
     columns = chosen.nonzero()[:,1].view(-1, k)                         # (r, k) ascending
     return columns.gather(1, dist.gather(1, columns).argsort(dim=1, stable=True))
 
-# %% ../nbs/04_smote.ipynb #fd52155e
-_at_a_time = 2**22 # Distances held at once
+# %% ../nbs/04_smote.ipynb #7dbbb0c7
+_at_a_time = 2**20 # Distances held at once
 
 @torch.no_grad()
 def neighbors(
