@@ -8,7 +8,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/callbacks.html.md"""
 __all__ = ['balance_plan', 'check_balance', 'training_images', 'pair', 'new_loader', 'SyntheticFill', 'real_rows', 'places_of',
            'check_images', 'LoaderView', 'BalanceCallback', 'BalancedSamplerCallback', 'as_image', 'SyntheticDataset']
 
-# %% ../nbs/07_callbacks.ipynb #08be60cd
+# %% ../nbs/07_callbacks.ipynb #a3fefdfc
 import contextlib, math
 from numbers import Integral, Real
 import numpy as np
@@ -21,7 +21,7 @@ from imblearn.utils import check_sampling_strategy
 from sklearn.base import clone
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 from .core import ImageOversampler, InputError, as_seed, new_generator, spawn_seeds, to_signed, to_uint8
-from .loaders import BalancedSampler, ImagesInMemory, MemoryLoader, check_classes, class_names, class_shares, draw_counts, draw_rows, labels_of, only_one
+from .loaders import BalancedSampler, ImagesInMemory, MemoryLoader, check_classes, class_names, class_shares, draw_counts, draw_rows, labels_of
 
 # %% ../nbs/07_callbacks.ipynb #e5294942
 def balance_plan(
