@@ -8,7 +8,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/benchmarks.html.md"""
 __all__ = ['step_operations', 'seconds', 'matmul_peak', 'plain_step', 'our_step', 'run_benchmarks', 'describe_machine',
            'tail_of_digits', 'digit_loaders', 'FastCNN', 'epoch_benchmark', 'resnet_step', 'balance_benchmark']
 
-# %% ../nbs/42_benchmarks.ipynb #2f63f13b
+# %% ../nbs/42_benchmarks.ipynb #9fbe6703
 import platform, statistics, tempfile, time
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import nn
+from fastai.layers import SimpleCNN
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torchvision.models import resnet18
@@ -147,7 +148,7 @@ def describe_machine()->str: # One line
     gpu = f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
     return f'{name}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}'
 
-# %% ../nbs/42_benchmarks.ipynb #37f2511e
+# %% ../nbs/42_benchmarks.ipynb #4c5c6bc9
 def tail_of_digits(
     counts=PROTOCOLS['peerj'], # Images a class
 )->ImageSet:                   # Digits, each drawn as often as it takes
@@ -184,13 +185,14 @@ def epoch_benchmark(
     rounds:int=3,              # Turns, of which the fastest counts
     device=None,               # None takes CUDA, MPS or the CPU
 )->pd.DataFrame:               # A row a way
-    "Seconds of an epoch of the small CNN and of the loader alone, side by side"
+    "Seconds of an epoch of three small networks and of the loader alone, side by side"
     device,took = pick_device(device),{}
     with tempfile.TemporaryDirectory() as folder:
         ways = digit_loaders(tail_of_digits(counts), folder, device=device)
         def learner(dls, kind): return Learner(dls, build(kind, 0).to(device, memory_format=torch.channels_last if kind is FastCNN else torch.contiguous_format), nn.CrossEntropyLoss(),
             opt_func=partial(OptimWrapper, opt=partial(torch.optim.Adam, fused=device.type in ('cpu','cuda'))))
-        learners = {(kind.__name__, *k): learner(dls, kind) for kind in (PlainCNN, FastCNN) for k,dls in ways.items()}
+        def strided(): return SimpleCNN([1, 32, 64, 10])
+        learners = {(name, *k): learner(dls, kind) for name,kind in dict(PlainCNN=PlainCNN, FastCNN=FastCNN, SimpleCNN=strided).items() for k,dls in ways.items()}
         for _ in range(rounds+1):
             for (kind,*k),learn in learners.items():
                 with learn.no_bar(), learn.no_logging(): epoch, = seconds(lambda: learn.fit(1), 1, device)

@@ -55,7 +55,7 @@ def new_generator(
     "A generator of our own"
     return torch.Generator().manual_seed(as_seed(seed))
 
-# %% ../nbs/00_core.ipynb #e974a6e8
+# %% ../nbs/00_core.ipynb #84ae7f10
 def pick_device(
     device=None,   # None picks CUDA, then MPS, then the CPU; or a name such as "cuda:1"
 )->torch.device:   # A device that exists here
@@ -63,7 +63,7 @@ def pick_device(
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu')
     try: torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
+    except (RuntimeError, AssertionError, ImportError, TypeError) as e:
         raise InputError(f"device={device!r} is not to be had here ({str(e).splitlines()[0]}). Leave device=None to take what there is.") from e
     return torch.device(device)
 
