@@ -232,7 +232,7 @@ def _check_values(a):
     if lo < -1 or hi > 1: raise InputError(f"X is float and runs from {lo:g} to {hi:g}; expected [0, 1] or [-1, 1]. Divide by 255, or pass uint8.")
     return -1. if lo < 0 else 0.
 
-# %% ../nbs/00_core.ipynb #dee2e2f5
+# %% ../nbs/00_core.ipynb #8cb56263
 class ImageOversampler(BaseOverSampler):
     "Base of all oversamplers of images: reads and writes the caller's form, counts, keeps provenance, saves"
     _parameter_constraints = {**BaseOverSampler._parameter_constraints, 'image_shape': ['array-like', None]}
@@ -316,13 +316,17 @@ class ImageOversampler(BaseOverSampler):
         "Learn from rows; leaves nothing half learned when interrupted"
         classes,labels = np.unique(y, return_inverse=True)
         fit_seed,sample_seed = spawn_seeds(as_seed(self.random_state), 2)
+        self.classes_ = classes
         self._fit_images(self.format_.read(X), torch.from_numpy(labels.astype(np.int64)), fit_seed)
-        self.classes_,self.generator_ = classes,new_generator(sample_seed)
+        self.generator_ = new_generator(sample_seed)
+
+    def _wanted(self):
+        "Class numbers -> how many images `sampling_strategy` asks for"
+        return self._check_wanted({c.item() if hasattr(c, 'item') else c: n for c,n in self.sampling_strategy_.items()})
 
     def _fit_resample(self, X, y):
         self._fit(X, y)
-        wanted = self._check_wanted({c.item() if hasattr(c, 'item') else c: n for c,n in self.sampling_strategy_.items()})
-        new,self.provenance_ = self._draw(wanted, self.generator_, flat=True)
+        new,self.provenance_ = self._draw(self._wanted(), self.generator_, flat=True)
         return np.concatenate([X, new.astype(X.dtype, copy=False)]), np.concatenate([y, self.provenance_.label.to_numpy(y.dtype)])
 
     def _draw(self, wanted, generator, flat=False):
@@ -333,6 +337,7 @@ class ImageOversampler(BaseOverSampler):
         weights = torch.cat([m[3] for m in made]).numpy() if made else np.zeros(0, np.float32)
         label = self.classes_[np.repeat([m[0] for m in made], [len(m[1]) for m in made]).astype(int)]
         table = pd.DataFrame(dict(label=label, parent_a=parents[:,0], parent_b=parents[:,1], weight=weights))
+        if any(len(m) > 4 for m in made): table = table.join(pd.concat([pd.DataFrame(dict(*m[4:]), index=range(len(m[1]))) for m in made], ignore_index=True))
         images = self.format_.write(images)
         return np.asarray(images.cpu() if isinstance(images, torch.Tensor) else images).reshape(len(table), np.prod(self.format_.shape)) if flat else images, table
 

@@ -151,7 +151,8 @@ def one_class(src):
 
 faults = dict(cut=(cut, [], ['cat1.jpg']), empty=(lambda s: (s/'fox').mkdir(), [], ['fox']), one_class=(one_class, [], ['two']),
     gone=(lambda s: s.rename(s.with_name('was')), [], ['in']), file=(lambda s: (s.rename(s.with_name('was')), s.write_text('x')), [], ['in']),
-    epochs=(None, ['--epochs','0'], ['epochs']), method=(None, ['--method','smote'], ['smote','deepsmote']), decoder=(None, ['--decoder','big'], ['decoder']),
+    epochs=(None, ['--epochs','0'], ['epochs']), method=(None, ['--method','smot'], ['smot','deepsmote']), trains=(None, ['--method','smote+ldam'], ['makes no images']), none=(None, ['--method','none'], ['makes no images']),
+    lacks=(None, ['--method','smote','--epochs','3'], ['--epochs 3']), unknown=(None, ['--method','smote(k=3)'], ['no setting k']), decoder=(None, ['--decoder','big'], ['decoder']),
     schedule=(None, ['--schedule','cosine'], ['schedule']), to=(None, ['--to','-1'], ['to=-1']), size=(None, ['--size','-8'], ['size']), small=(None, ['--size','8'], ['8 x 8','16']),
     seed=(None, ['--seed','-1'], ['random_state']), checkpoint=(None, ['--checkpoint','absent/c.st'], ['absent']), text=(lambda s: (s/'dog'/'a.png').write_text('x'), [], ['a.png']))
 @pytest.mark.parametrize('fault', faults)
