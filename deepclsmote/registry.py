@@ -145,7 +145,7 @@ def _joined(parts):
         out.cbs,out.balanced,out.share = out.cbs + list(t.cbs),max(out.balanced, t.balanced),min(out.share, t.share)
     return out
 
-# %% ../nbs/14_registry.ipynb #fa93fa8c
+# %% ../nbs/14_registry.ipynb #68652472
 @training('augment', 'shifts and turns, or a set of rivals.transforms', 'seconds')
 def _augment(counts, name='shift'): return Training(augment=augment_shift if name == 'shift' else augmentation(name))
 
@@ -189,7 +189,7 @@ def _mixup(counts, alpha=1., seed=0): return Training(cbs=[Mixing('mixup', alpha
 @training('remix', 'Chou et al., ECCV workshops 2020', 'nothing')
 def _remix(counts, alpha=1., k=3, t=.5, seed=0): return Training(cbs=[Mixing('remix', alpha, counts, k=k, t=t, seed=seed)])
 
-@training('mamix', 'margin-aware mixup', 'nothing')
+@training('mamix', 'Cheng, Mai and Lin, 2023', 'nothing')
 def _mamix(counts, alpha=1., omega=.25, seed=0): return Training(cbs=[Mixing('mamix', alpha, counts, omega=omega, seed=seed)])
 
 @training('m2m', 'Kim et al., CVPR 2020', 'three times the training')

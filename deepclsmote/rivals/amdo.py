@@ -7,8 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/amdo.html.md"""
 # %% auto #0
 __all__ = ['own_among', 'pick_candidates', 'Ellipses', 'ellipses', 'draw_shares', 'on_ellipse', 'partial_counts', 'AMDO']
 
-# %% ../../nbs/10a_amdo.ipynb #44fb53b2
-import warnings
+# %% ../../nbs/10a_amdo.ipynb #f6e93afa
 from dataclasses import dataclass
 from math import ceil
 from numbers import Integral

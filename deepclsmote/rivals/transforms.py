@@ -8,9 +8,8 @@ Docs: https://deepclsmote.github.io/deepclsmote/transforms.html.md"""
 __all__ = ['transform_sets', 'transform_set', 'borrowed_generators', 'transform_images', 'read_transforms', 'augment_images',
            'image_seeds', 'augmentation', 'ImageTransforms']
 
-# %% ../../nbs/11_transforms.ipynb #d51c161d
+# %% ../../nbs/11_transforms.ipynb #28522d44
 import random
-import warnings
 from contextlib import contextmanager
 from functools import partial
 import numpy as np
