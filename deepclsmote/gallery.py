@@ -1,4 +1,4 @@
-"""New images of the five rarest classes by every oversampler, on digits, clothes and traffic signs, and what each of them costs in seconds and memory.
+"""New images of the five rarest classes by any oversampler on any data set, and what it costs in seconds and memory.
 
 Docs: https://deepclsmote.github.io/deepclsmote/gallery.html.md"""
 
@@ -18,7 +18,7 @@ from .data import load_dataset, long_tail_split
 from .evaluation import resample
 from .registry import parse
 
-# %% ../nbs/43_gallery.ipynb #1051a8b3
+# %% ../nbs/43_gallery.ipynb #205f0ba0
 def gallery_cell(
     dataset:str,      # A name that `load_dataset` knows
     method:str,       # An oversampler as the registry reads it, with its settings; 'none' for the real images
@@ -28,7 +28,7 @@ def gallery_cell(
     seed:int=0,       # Decides all draws
     per_class:int=4,  # Images of each class to keep
 )->dict:              # The record
-    "Balance the training part of fold 0, keep the first new images of the five rarest classes, and say what it cost"
+    "Balance the training part of fold 0, keep some new images of the five rarest classes, and say what it cost"
     combination = parse(method)
     if combination.training: raise InputError(f"method={method!r} trains a classifier; expected an oversampler alone. Leave out what follows the plus sign.")
     protocol = protocol or {'gtsrb10': 'peerj-gtsrb', 'digits': 'digits'}.get(dataset, 'peerj')
@@ -40,7 +40,7 @@ def gallery_cell(
     counts = class_counts(y)
     rare = sorted(counts, key=counts.get)[:5][::-1]
     new = (X,y) if combination.sampler[0] in ('none','rus') else (X_res[len(X):], y_res[len(X):])
-    kept = np.stack([new[0][new[1] == c][np.arange(per_class) % (new[1] == c).sum()] for c in rare])
+    kept = np.stack([_spread(new[0][new[1] == c], per_class) for c in rare])
     report = getattr(sampler, 'report_', None)
     record = dict(dataset=dataset, protocol=protocol, method=method, sampler=combination.sampler[0], seed=seed, counts_before=[counts[c] for c in sorted(counts)], counts_after=np.bincount(y_res).tolist(),
         classes=[str(data.classes[c]) for c in rare], seconds=dict(fit=round(fit, 2), sample=round(sample, 2)), peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024),
@@ -52,6 +52,8 @@ def gallery_cell(
     write_atomic(folder/f'{combination.sampler[0]}.npz', buffer.getvalue())
     write_atomic(folder/f'{combination.sampler[0]}.json', (json.dumps(record, indent=1)+'\n').encode())
     return record
+
+def _spread(images, n): return images[np.linspace(0, len(images)-1, n).round().astype(int)]
 
 def mosaic(
     files,            # .npz files of `gallery_cell`, beside each other

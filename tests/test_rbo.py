@@ -106,24 +106,21 @@ def test_a_walk_changes_nothing_it_was_given():
     assert all(a.equal(b) for a,b in zip(before, (x, points, side, which)))
 
 @quick
-@given(seeds, st.integers(1,6), st.integers(0,9), st.integers(1,12))
-def test_neighbors_equal_the_loops(seed, m, n, k):
-    if m+n < 2: return
-    g = new_generator(seed)
-    x,others = torch.rand(m, 3, generator=g),torch.rand(n, 3, generator=g)
-    at,far = nearest_points(x, others, k)
-    everyone = torch.cat([others, x]).double()
-    for i in range(m):
-        slow = sorted((float((everyone[j]-x[i].double()).abs().sum()), j) for j in range(m+n) if j != n+i)[:k]
+@given(seeds, st.integers(2,12), st.integers(1,12), st.data())
+def test_neighbors_equal_the_loops(seed, n, k, data):
+    points = torch.rand(n, 3, generator=new_generator(seed))
+    itself = torch.tensor(data.draw(st.lists(st.integers(0, n-1), min_size=1, max_size=n)))
+    at,far = nearest_points(points[itself], points, itself, k)
+    for i,row in enumerate(itself.tolist()):
+        slow = sorted((float((p.double()-points[row].double()).abs().sum()), j) for j,p in enumerate(points) if j != row)[:k]
         assert at[i].tolist() == [j for _,j in slow]
         assert abs(float(far[i])-slow[(len(slow)-1)//2][0]) < 1e-5
 
 def test_neighbors_in_blocks(monkeypatch):
-    g = new_generator(0)
-    x,others = torch.rand(20, 5, generator=g),torch.rand(9, 5, generator=g)
-    whole = nearest_points(x, others, 7)
+    points,itself = torch.rand(29, 5, generator=new_generator(0)),torch.arange(3, 23)
+    whole = nearest_points(points[itself], points, itself, 7)
     monkeypatch.setattr(rbo, 'blocks', lambda n, width: [slice(i, min(i+3, n)) for i in range(0, n, 3)])
-    for a,b in zip(whole, nearest_points(x, others, 7)): assert a.equal(b)
+    for a,b in zip(whole, nearest_points(points[itself], points, itself, 7)): assert a.equal(b)
 
 # --- the class ------------------------------------------------------------------------------------------------------
 
@@ -201,6 +198,19 @@ def test_chunks_change_nothing_but_the_draws(monkeypatch):
         assert abs(abs(potential_loops(points[0], points, side, float(over.gammas_[5])))-made.phi_start[i]) < 1e-4
         moved = np.abs(new[i].reshape(-1)/255.-points[0])
         assert 0 < (moved > .01).sum() <= 30
+
+def test_the_largest_class_is_looked_up_when_needed():
+    X,y = toy_images((260,5), (16,16))
+    a,b = MC_RBO(random_state=0, steps=20).fit(X, y),MC_RBO(random_state=0, steps=20).fit(X, y)
+    known = lambda o: int((o.near_[o.labels_ == 0,0] >= 0).sum())
+    before = known(a)
+    assert 200 <= before < 260
+    b.sample(500, 0, random_state=5)
+    assert known(b) > before
+    assert (a.sample(300, 0)[0] == b.sample(300, 0)[0]).all(), 'what was looked up before changes the images'
+    for i in torch.where((b.labels_ == 0) & (b.near_[:,0] >= 0))[0][::40].tolist():
+        d = np.abs(X.reshape(265, -1)/255.-X[i].reshape(-1)/255.).sum(1)
+        assert set(b.near_[i].tolist()) == set(np.argsort(d)[1:26].tolist())
 
 def test_what_the_fit_made_is_handed_out_once():
     X,y = toy_images((8,4,1), (16,16), 'float32')

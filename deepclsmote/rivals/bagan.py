@@ -9,7 +9,7 @@ __all__ = ['ceil_halvings', 'same_padding', 'SameConv', 'LastConv', 'phases', 'P
            'BAGANEncoder', 'ClassGaussians', 'class_gaussians', 'autoencode', 'asked_shares', 'compete', 'BAGAN',
            'bagan_benchmark']
 
-# %% ../../nbs/12a_bagan.ipynb #ac28c0bd
+# %% ../../nbs/12a_bagan.ipynb #a612e61a
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn import functional as F
 from ..core import new_generator, pick_device, spawn_seeds, to_signed
-from .gans import Dropout, batches, build_glorot, common_alarms, evaluating, generator_on, in_turns, look_at, play, use_generator, warn_of_alarms
+from .gans import Dropout, History, batches, build_glorot, common_alarms, evaluating, generator_on, in_turns, look_at, play, use_generator, warn_of_alarms
 from .pixels import StoredImages
 from ..training import gains_by_bfloat16
 
@@ -157,7 +157,7 @@ def class_gaussians(
         return _factor(torch.cat([(1-t)**.5*f, t**.5*pooled]) if t else f)
     return ClassGaussians(torch.stack([x.mean(0) for x in own]).float(), torch.stack([one(x) for x in dev]).float())
 
-# %% ../../nbs/12a_bagan.ipynb #dca8b466
+# %% ../../nbs/12a_bagan.ipynb #6e6b2b94
 def _run(net, x, bfloat16):
     if x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16): return net(x)
@@ -181,7 +181,7 @@ def autoencode(
     bfloat16:bool=False,  # Take products in bfloat16
     every:int=100,        # Steps a row of the log
     progress:bool=True,   # Show a progress bar
-)->'History':
+)->History:
     "Step 1: an autoencoder of all classes, without labels, by the mean squared error of a pixel"
     nets = nn.ModuleList([use_generator(encoder, draw['masks']), decoder]).train()
     opt,rows = _adam(nets, lr),batches(len(images), batch_size, draw['order'])
@@ -192,7 +192,7 @@ def autoencode(
         return dict(error=loss.detach())
     return play(step, dict(encoder=encoder, decoder=decoder), steps, opts=dict(both=opt), every=every, progress=progress, label="BAGAN's autoencoder")
 
-# %% ../../nbs/12a_bagan.ipynb #37a38a81
+# %% ../../nbs/12a_bagan.ipynb #6c239f7c
 def asked_shares(
     labels:torch.Tensor, # (n,) class numbers
     n_classes:int,       # How many classes
@@ -218,7 +218,7 @@ def compete(
     bfloat16:bool=False,        # Take products in bfloat16
     every:int=100,              # Steps a row of the log
     progress:bool=True,         # Show a progress bar
-)->'History':
+)->History:
     "Step 3: the discriminator tells classes and fakes apart, the generator makes the class that it is asked for"
     C = len(gaussians.means)
     share,few = asked_shares(labels, C, ask),-(-batch_size//C)
@@ -242,7 +242,7 @@ def compete(
         return dict(discriminator=d_loss.detach(), generator=g_loss.detach(), agreement=(logits.detach().argmax(1) == y).float().mean())
     return play(step, nets, steps, opts=opts, every=every, progress=progress, label='BAGAN')
 
-# %% ../../nbs/12a_bagan.ipynb #25247ef4
+# %% ../../nbs/12a_bagan.ipynb #d7ab3e01
 class BAGAN(StoredImages):
     "A GAN of all classes that starts from an autoencoder (Mariani et al., 2018)"
     _machine_settings = ('device',)
@@ -308,7 +308,7 @@ class BAGAN(StoredImages):
         return dict(error=error, z=z, made=self._in_parts(self.decoder_, z) if k else None)
 
     def _report(self, before, look):
-        "`report_`: what section by section of training has done to each class"
+        "`report_`: what each phase of training has done to each class"
         g,C = new_generator(spawn_seeds(look, 1)[0]),len(self.gaussians_.means)
         rows,drift = [],[math.nan]*C
         if self.report_images: drift = (self._in_parts(self.decoder_, before['z']) - before['made']).square().mean((1,2,3)).view(C, -1).mean(1).sqrt().tolist()

@@ -9,8 +9,8 @@ __all__ = ['batches', 'generator_on', 'Dropout', 'use_generator', 'evaluating', 
            'play', 'ssim', 'ssim_table', 'ssim_pairs', 'at_most_64', 'look_at', 'common_alarms', 'warn_of_alarms',
            'in_turns']
 
-# %% ../../nbs/12_gans.ipynb #08fe6166
-import math, statistics, time, warnings
+# %% ../../nbs/12_gans.ipynb #6a9ce894
+import math, time, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fastprogress.fastprogress import progress_bar
@@ -246,7 +246,7 @@ def _some_pairs(n, m, g):
     i,j = torch.randint(n, (m,), generator=g),torch.randint(n-1, (m,), generator=g)
     return i, j+(j>=i)
 
-# %% ../../nbs/12_gans.ipynb #8b0825a8
+# %% ../../nbs/12_gans.ipynb #741a1787
 def at_most_64(
     images:torch.Tensor, # (n, c, h, w)
 )->torch.Tensor:         # Sides divided by one whole number
@@ -286,16 +286,16 @@ def warn_of_alarms(
     report:pd.DataFrame, # With columns `label` and `alarm`
 ):
     "One warning for all classes with an alarm"
-    bad = report[report.alarm != '']
-    if len(bad): warnings.warn(f"{name}: " + '; '.join(f"class {r.label}: {r.alarm}" for r in bad.itertuples()) + ". See report_.", stacklevel=2)
+    bad = report[report.alarm != ''].groupby('alarm', sort=False).label.agg(lambda c: ', '.join(map(str, c)))
+    if len(bad): warnings.warn(f"{name}: " + '; '.join(f"{alarm} (class {c})" for alarm,c in bad.items()) + ". See report_.", stacklevel=2)
 
-# %% ../../nbs/12_gans.ipynb #8ad142b0
+# %% ../../nbs/12_gans.ipynb #c12f449d
 def in_turns(
     runs:dict,     # Name -> function without arguments that does some steps
     steps:int,     # How many it does
     rounds:int=3,  # Turns of each
     device=None,   # A CUDA device is waited for
-)->dict:           # Name -> milliseconds a step, the median of the turns
+)->dict:           # Name -> milliseconds a step, in the best turn
     "Time several things in turns, so that what disturbs the machine disturbs all alike"
     took = {k: [] for k in runs}
     for i in range(rounds+1):
@@ -304,4 +304,4 @@ def in_turns(
             f()
             if pick_device(device).type == 'cuda': torch.cuda.synchronize(device)
             if i: took[k].append((time.perf_counter()-start)/steps*1000)  # the first turn warms up
-    return {k: statistics.median(v) for k,v in took.items()}
+    return {k: min(v) for k,v in took.items()}

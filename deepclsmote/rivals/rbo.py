@@ -101,7 +101,7 @@ class PairLists:
         self.taken[rows] = t+(left > 0)
         return pair.long().masked_fill_(left == 0, -1)
 
-# %% ../../nbs/10c_rbo.ipynb #cf680404
+# %% ../../nbs/10c_rbo.ipynb #2bdc9f8d
 class Walked:
     "How walks ended: x (w, d), phi and start (w,) potentials at the end and at the start, tried (w, tries) pairs or None"
     def __init__(self, x, start, phi, tried): self.x,self.start,self.phi,self.tried = x,start,phi,tried
@@ -121,7 +121,7 @@ def walk(
     x,tried = x.clone(),[]
     table = points.transpose(1, 2).contiguous().view(-1, points.shape[1])             # (s*d, k)
     side = side[which].double()                                                       # (w, k)
-    d = torch.cat([(points[i]-row).abs().sum(1, dtype=torch.float64)[None] for i,row in zip(which.tolist(), x)])
+    d = torch.cat([(points[i]-row).abs().sum(1)[None] for i,row in zip(which.tolist(), x)]).double()
     hills = lambda d: (side*torch.exp(-(d/gamma).square_())).sum(1)
     phi = start = hills(d)
     lists,flat,rows = PairLists(*x.shape, generator),x.view(-1),torch.arange(len(x))*x.shape[1]
@@ -170,23 +170,24 @@ def check_walks(
         gap = max(gap, float(np.abs(slow-fast.x[i].double().numpy()).max()))
     return gap
 
-# %% ../../nbs/10c_rbo.ipynb #fc2a34bd
+# %% ../../nbs/10c_rbo.ipynb #237b0da0
 def nearest_points(
-    x:torch.Tensor,      # (m, d) images of a class
-    others:torch.Tensor, # (n, d)
-    k:int,               # Neighbors wanted; m+n-1 are all there are
-)->tuple: # (m, min(k, m+n-1)) rows of `others`, and from n on rows of `x`, nearest first; (m,) median distance to them
-    "The nearest points to each image of a class in L1, itself left out"
-    rows,far,k = [],[],min(k, len(x)+len(others)-1)
-    for part in blocks(len(x), len(x)+len(others)):
-        d = torch.cat([distances(x[part], others, 1.), distances(x[part], x, 1.)], 1)
-        d[:,len(others)+part.start:].diagonal().fill_(torch.inf)  # itself
-        nearest,at = d.topk(k, largest=False)
+    x:torch.Tensor,      # (m, d) images
+    points:torch.Tensor, # (n, d) all that may be a neighbor, the images themselves among them
+    itself:torch.Tensor, # (m,) where in `points` each image stands
+    k:int,               # Neighbors wanted; n-1 are all there are
+)->tuple: # (m, min(k, n-1)) rows of `points`, nearest first; (m,) median distance to them
+    "The nearest points to each image in L1, itself left out by its row number"
+    rows,far = [],[]
+    for part in blocks(len(x), len(points)):
+        d = distances(x[part], points, 1.)
+        d.scatter_(1, itself[part,None], torch.inf)
+        nearest,at = d.topk(min(k, len(points)-1), largest=False)
         rows.append(at)
         far.append(nearest.median(1).values)
     return torch.cat(rows), torch.cat(far)
 
-# %% ../../nbs/10c_rbo.ipynb #0ea7c3e3
+# %% ../../nbs/10c_rbo.ipynb #c0f39c2a
 _table_numbers = 2**24 # Coordinates of neighbors held at once: 64 MB
 
 class MC_RBO(ClassByClass):
@@ -225,7 +226,7 @@ class MC_RBO(ClassByClass):
         pool = self._ids if self.enemies == 'sampling' else {c: self._own(c) for c in self._ids}
         others = self._others(pool, label, larger, n_max, self.enemies, generator, replacement=True)
         ids = torch.cat([pool[c][at] for c,at in others.items()])
-        typical = self._find_neighbors(own, ids)
+        typical = self._find_neighbors(own if larger else own[torch.linspace(0, len(own)-1, min(200, len(own))).long()], label, ids)
         self.gammas_[label] = self.gamma or typical
         made = self._new(label, n or 30, generator)  # where nothing is asked for, a few for the report alone
         if n:
@@ -234,10 +235,11 @@ class MC_RBO(ClassByClass):
             self._ids[label] = torch.cat([own, len(self.labels_)+new])
         return made, self._row(label, made, len(ids))
 
-    def _find_neighbors(self, own, ids):
-        "Nearest of `ids` and of the class itself to each of its images; the median distance"
-        at,far = nearest_points(self._points(own), self._points(ids), self.neighbors)
-        self.near_[own,:at.shape[1]] = torch.cat([ids, own])[at]
+    def _find_neighbors(self, rows, label, ids):
+        "Nearest of `ids` and of the class itself to some of its images; the median distance"
+        ids = torch.cat([self._own(label), ids])  # in ascending order first, so that a row is found by a search
+        at,far = nearest_points(self._points(rows), self._points(ids), torch.searchsorted(self._own(label), rows), self.neighbors)
+        self.near_[rows,:at.shape[1]] = ids[at]
         return float(far.median()) or float(far.max()) or 1.
 
     def _points(self, ids):
@@ -273,6 +275,9 @@ class MC_RBO(ClassByClass):
     def _new(self, label, n, generator):
         own = self._own(label)
         rows = own[torch.randint(len(own), (n,), generator=generator)]
+        lacking = rows.unique()
+        lacking = lacking[self.near_[lacking,0] < 0]  # of the largest class alone
+        if len(lacking): self._find_neighbors(lacking, label, torch.where(self.labels_ != label)[0])
         begun,ended,phis = self._walk(rows, label, generator)
         x = torch.from_numpy(to_pixels(self.images_[rows])) + (ended-begun)@self.axes_ if self.space == 'pca' else ended
         return self._as_given(x), torch.stack([rows, torch.full_like(rows, -1)], 1), torch.full((n,), torch.nan), {'phi_start': phis[:,0].numpy(), 'phi_end': phis[:,1].numpy()}
@@ -316,7 +321,7 @@ def _axes(pixels, seed):
         pca = PCA(min(64, len(pixels)-1, pixels.shape[1]), random_state=seed%2**32).fit(pixels)
     return tuple(torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (pca.components_, pca.mean_, pca.explained_variance_**.5))
 
-# %% ../../nbs/10c_rbo.ipynb #47ee75b8
+# %% ../../nbs/10c_rbo.ipynb #657d68b4
 def rbo_benchmark(
     n_images:int=2000,  # In all; a quarter are of the rare class
     dim:int=784,        # Pixels of an image
@@ -329,8 +334,9 @@ def rbo_benchmark(
     x,others = (torch.rand(n, dim, generator=g) for n in (n_images//4, n_images-n_images//4))
     everyone,n = torch.cat([others, x]),len(others)-len(x)
     clock = [time.perf_counter()]
-    at,far = nearest_points(x, others, 25)
-    points = everyone[torch.cat([len(others)+torch.arange(len(x))[:,None], at], 1)]
+    itself = len(others)+torch.arange(len(x))
+    at,far = nearest_points(x, everyone, itself, 25)
+    points = everyone[torch.cat([itself[:,None], at], 1)]
     sides = torch.cat([-torch.ones(len(x), 1), torch.where(at < len(others), 1., -1.)], 1)
     which = torch.randint(len(x), (n,), generator=g)
     given = x[which],points,sides,which,float(far.median()),torch.full((dim,), .05),steps

@@ -6,12 +6,11 @@ Docs: https://deepclsmote.github.io/deepclsmote/wgan.html.md"""
 
 # %% auto #0
 __all__ = ['WGANGenerator', 'WGANCritic', 'penalty_of', 'double_backward', 'critic_loss', 'leave_one_out', 'distance_limits',
-           'mmd2', 'mmd_limit', 'Judge', 'Stopper', 'sample_noise', 'train_wgan', 'feature_maker', 'WGAN_GP',
+           'feature_maker', 'Judge', 'mmd2', 'mmd_limit', 'Stopper', 'sample_noise', 'train_wgan', 'WGAN_GP',
            'wgan_benchmark']
 
-# %% ../../nbs/12c_wgan.ipynb #98d8879c
-import copy, math, warnings
-from dataclasses import dataclass
+# %% ../../nbs/12c_wgan.ipynb #5e3bf156
+import copy, math
 from numbers import Integral, Real
 import pandas as pd
 import torch
@@ -19,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn import functional as F
 from ..classifiers import train_classifier
-from ..core import InputError, new_generator, pick_device, spawn_seeds, to_signed
+from ..core import new_generator, pick_device, spawn_seeds, to_signed
 from ..models import halvings
 from .gans import at_most_64, batches, build_glorot, common_alarms, evaluating, generator_on, in_turns, look_at, play, ssim_pairs, ssim_table, warn_of_alarms
 from .pixels import StoredImages
@@ -110,7 +109,7 @@ def critic_loss(
     penalty = penalty_of((gradient or WGANCritic.input_gradient)(critic, torch.lerp(fake, real, u)))
     return weight*penalty - distance, distance.detach(), penalty.detach()
 
-# %% ../../nbs/12c_wgan.ipynb #dcdd9277
+# %% ../../nbs/12c_wgan.ipynb #0c6aeeff
 def leave_one_out(
     features:torch.Tensor, # (n, d), n at least 2
 )->torch.Tensor:           # (n,)
@@ -128,28 +127,22 @@ def distance_limits(
     pool = torch.cat([d for d in own.values() if len(d) < small] or [torch.zeros(0)])
     return {c: (float((d if len(d) >= few else pool).quantile(.9)), 'own' if len(d) >= few else 'pooled') for c,d in own.items()}
 
-# %% ../../nbs/12c_wgan.ipynb #14c7135d
-def mmd2(
-    x:torch.Tensor, # (m, d), m at least 2
-    y:torch.Tensor, # (n, d), n at least 2
-)->float:           # May be negative
-    "Unbiased squared maximum mean discrepancy with KID's kernel (x.y/d + 1)^3 (Binkowski and others, ICLR 2018)"
-    k = lambda a,b: (a.double()@b.double().t()/a.shape[1]+1)**3
-    off = lambda a: (k(a, a).sum() - k(a, a).diagonal().sum())/(len(a)*(len(a)-1))
-    return float(off(x) + off(y) - 2*k(x, y).mean())
+def feature_maker(
+    images:torch.Tensor, # (n, c, h, w), uint8 or in [-1, 1]
+    labels:torch.Tensor, # (n,) class numbers
+    n_classes:int,       # How many
+    steps:int=1500,      # Of the classifier's training
+    seed:int=0,          # Decides its weights and order
+    device='cpu',        # Where it runs
+):                       # Images in [-1, 1] -> features (m, 128) on the CPU
+    "What the plain CNN, trained on these images alone, sees before it decides"
+    model = train_classifier(images, labels, n_classes, steps=steps, seed=seed, device=device, progress=False).model
+    net = nn.Sequential(model.features, model.head[:2])
+    def phi(x):
+        with evaluating(net): return torch.cat([net(part.to(device)).float().cpu() for part in x.split(500)])
+    return phi
 
-def mmd_limit(
-    features:torch.Tensor,     # (n, d) of real images
-    generator:torch.Generator, # Halves them
-    halves:int=100,            # How often
-)->float:
-    "1.5 times the 95 % quantile of `mmd2` between random halves"
-    n,cut = len(features),torch.empty(halves)
-    for i in range(halves):
-        rows = torch.randperm(n, generator=generator)
-        cut[i] = mmd2(features[rows[:n//2]], features[rows[n//2:]])
-    return 1.5*float(cut.quantile(.95))
-
+# %% ../../nbs/12c_wgan.ipynb #34660268
 class Judge:
     "Whether new images of a class are near the real ones, varied, and no copies"
     def __init__(self,
@@ -176,6 +169,28 @@ class Judge:
             seen['mmd2'] = mmd2(f, self.features)
             ratio,passed = seen['mmd2']/self.mmd_limit,seen['mmd2'] < self.mmd_limit
         return dict(seen, ratio=ratio, fidelity=fidelity, diversity=diversity, novelty=novelty, passed=passed)
+
+# %% ../../nbs/12c_wgan.ipynb #54c8e8c9
+def mmd2(
+    x:torch.Tensor, # (m, d), m at least 2
+    y:torch.Tensor, # (n, d), n at least 2
+)->float:           # May be negative
+    "Unbiased squared maximum mean discrepancy with KID's kernel (x.y/d + 1)^3 (Binkowski and others, ICLR 2018)"
+    k = lambda a,b: (a.double()@b.double().t()/a.shape[1]+1)**3
+    off = lambda a: (k(a, a).sum() - k(a, a).diagonal().sum())/(len(a)*(len(a)-1))
+    return float(off(x) + off(y) - 2*k(x, y).mean())
+
+def mmd_limit(
+    features:torch.Tensor,     # (n, d) of real images
+    generator:torch.Generator, # Halves them
+    halves:int=100,            # How often
+)->float:
+    "1.5 times the 95 % quantile of `mmd2` between random halves"
+    n,cut = len(features),torch.empty(halves)
+    for i in range(halves):
+        rows = torch.randperm(n, generator=generator)
+        cut[i] = mmd2(features[rows[:n//2]], features[rows[n//2:]])
+    return 1.5*float(cut.quantile(.95))
 
 # %% ../../nbs/12c_wgan.ipynb #f102a13d
 class Stopper:
@@ -259,22 +274,6 @@ def train_wgan(
     kept = stopper.choose(history.steps) if stopper else history.steps
     record = dict(status='accepted' if stopper and stopper.accepted else history.status, steps=history.steps, kept_step=kept, accepted=bool(stopper and stopper.accepted))
     return g.eval(), critic, history, record | (stopper.seen.get(kept, {}) if stopper else {})
-
-# %% ../../nbs/12c_wgan.ipynb #6ebf0ecc
-def feature_maker(
-    images:torch.Tensor, # (n, c, h, w), uint8 or in [-1, 1]
-    labels:torch.Tensor, # (n,) class numbers
-    n_classes:int,       # How many
-    steps:int=1500,      # Of the classifier's training
-    seed:int=0,          # Decides its weights and order
-    device='cpu',        # Where it runs
-):                       # Images in [-1, 1] -> features (m, 128) on the CPU
-    "What the plain CNN, trained on these images alone, sees before it decides"
-    model = train_classifier(images, labels, n_classes, steps=steps, seed=seed, device=device, progress=False).model
-    net = nn.Sequential(model.features, model.head[:2])
-    def phi(x):
-        with evaluating(net): return torch.cat([net(part.to(device)).float().cpu() for part in x.split(500)])
-    return phi
 
 # %% ../../nbs/12c_wgan.ipynb #2420f12d
 class WGAN_GP(StoredImages):
