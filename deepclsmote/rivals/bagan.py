@@ -80,21 +80,21 @@ class UpConv(PlainUpConv):
     "The same numbers, computed on the small map"
     def forward(self, x): return F.pixel_shuffle(F.conv2d(x, phases(self.weight), padding=1).relu_(), 2)
 
-# %% ../../nbs/12a_bagan.ipynb #da150fbf
+# %% ../../nbs/12a_bagan.ipynb #d2eeb639
 class BAGANGenerator(nn.Module):
     "Codes (n, d) -> images (n, c, h, w) in [-1, 1]; the autoencoder's decoder and the GAN's generator"
     def __init__(self,
         in_channels:int=1,  # Channels of an image
         image_size=(28,28), # (h, w)
         latent_dim:int=100, # Length d of a code
-        up=UpConv,          # Layer that doubles a map
+        up=None,            # Layer that doubles a map; None: `UpConv`
     ):
         super().__init__()
         self.maps = ceil_halvings(image_size)[::-1]
         h,w = self.maps[0]
         chans = [128] + [256]*(len(self.maps)-2) + [128]
         self.start = nn.Sequential(nn.Linear(latent_dim, 1024, bias=False), nn.ReLU(), nn.Linear(1024, 128*h*w, bias=False), nn.ReLU(), nn.Unflatten(1, (128,h,w)))
-        self.ups = nn.ModuleList(up(a, b) for a,b in zip(chans, chans[1:]))
+        self.ups = nn.ModuleList((up or UpConv)(a, b) for a,b in zip(chans, chans[1:]))
         self.last = LastConv(128, in_channels)
 
     def forward(self, z):
