@@ -7,7 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/amdo.html.md"""
 # %% auto #0
 __all__ = ['own_among', 'pick_candidates', 'Ellipses', 'ellipses', 'draw_shares', 'on_ellipse', 'partial_counts', 'AMDO']
 
-# %% ../../nbs/10a_amdo.ipynb #f6e93afa
+# %% ../../nbs/10a_amdo.ipynb #4fc146a4
 from dataclasses import dataclass
 from math import ceil
 from numbers import Integral
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from sklearn.utils._param_validation import Interval, StrOptions
 from ..core import InputError, to_signed
-from .pixels import StoredImages, from_pixels, to_pixels
+from .pixels import MeasuredImages, from_pixels, to_pixels
 
 # %% ../../nbs/10a_amdo.ipynb #1c5c3021
 @torch.no_grad()
@@ -109,10 +109,10 @@ def partial_counts(
         now[small] += had[small]
     return now
 
-# %% ../../nbs/10a_amdo.ipynb #135b9b11
-class AMDO(StoredImages):
+# %% ../../nbs/10a_amdo.ipynb #311e6f5d
+class AMDO(MeasuredImages):
     "Adaptive Mahalanobis-distance-based oversampling (Yang et al., IEEE TKDE 2018) on pixels"
-    _parameter_constraints = {**StoredImages._parameter_constraints, 'K1': [Interval(Integral, 1, None, closed='left')], 'K2': [Interval(Integral, 1, None, closed='left')],
+    _parameter_constraints = {**MeasuredImages._parameter_constraints, 'K1': [Interval(Integral, 1, None, closed='left')], 'K2': [Interval(Integral, 1, None, closed='left')],
         'partial': ['boolean'], 'weights': [StrOptions({'uniform','dirichlet'})], 'candidates': [Interval(Integral, 1, None, closed='left')]}
 
     def __init__(self, *,
@@ -164,12 +164,6 @@ class AMDO(StoredImages):
         columns['clipped'] = torch.cat([((p < 0) | (p > 1)).double().mean(1) for p in parts]).numpy()
         images = torch.cat([from_pixels(p, self.images_.shape[1:]) for p in parts])
         return images, torch.stack([rows[at], torch.full_like(at, -1)], 1), torch.full((n,), torch.nan), columns
-
-    def _draw(self, wanted, generator, flat=False):
-        images,table = super()._draw(wanted, generator, flat)
-        self._report(table)
-        self._say(self.report_)
-        return images,table
 
     def _report(self, table=None):
         "A row a class: `report_`"

@@ -8,7 +8,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/transforms.html.md"""
 __all__ = ['transform_sets', 'transform_set', 'borrowed_generators', 'transform_images', 'read_transforms', 'augment_images',
            'image_seeds', 'augmentation', 'ImageTransforms']
 
-# %% ../../nbs/11_transforms.ipynb #28522d44
+# %% ../../nbs/11_transforms.ipynb #b66fb5af
 import random
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torchvision.transforms import InterpolationMode, v2
 from ..core import InputError, to_signed, to_uint8
-from .pixels import StoredImages
+from .pixels import MeasuredImages
 
 # %% ../../nbs/11_transforms.ipynb #a489a16e
 def _on_colors(f, image):
@@ -148,10 +148,10 @@ def augmentation(
     read_transforms(transforms, (3,32,32), flip)
     return partial(augment_images, transforms=transforms, flip=flip)
 
-# %% ../../nbs/11_transforms.ipynb #9419b63b
-class ImageTransforms(StoredImages):
+# %% ../../nbs/11_transforms.ipynb #57c94593
+class ImageTransforms(MeasuredImages):
     "Random transforms of images of the class"
-    _parameter_constraints = {**StoredImages._parameter_constraints, 'transforms': [str, callable, list, tuple], 'flip': ['boolean', None], 'judge': [callable, None]}
+    _parameter_constraints = {**MeasuredImages._parameter_constraints, 'transforms': [str, callable, list, tuple], 'flip': ['boolean', None], 'judge': [callable, None]}
 
     def __init__(self, *,
         transforms='auto',        # 'auto', one of `transform_sets`, a function of an image (c, h, w) uint8, or a list of them
@@ -182,12 +182,6 @@ class ImageTransforms(StoredImages):
         own = self._own(label)
         rows,seeds = own[torch.randint(len(own), (n,), generator=generator)],image_seeds(n, generator)
         return self._make(rows, seeds), torch.stack([rows, torch.full_like(rows, -1)], 1), torch.full((n,), torch.nan), dict(draw=seeds.numpy())
-
-    def _draw(self, wanted, generator, flat=False):
-        images,table = super()._draw(wanted, generator, flat)
-        self._report(table)
-        self._say(self.report_)
-        return images,table
 
     def _report(self, table=None):
         "A row a class: `report_`"
