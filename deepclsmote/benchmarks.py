@@ -6,9 +6,10 @@ Docs: https://deepclsmote.github.io/deepclsmote/benchmarks.html.md"""
 
 # %% auto #0
 __all__ = ['step_operations', 'seconds', 'matmul_peak', 'plain_step', 'our_step', 'run_benchmarks', 'describe_machine',
-           'tail_of_digits', 'digit_loaders', 'FastCNN', 'epoch_benchmark', 'resnet_step', 'balance_benchmark']
+           'tail_of_digits', 'digit_loaders', 'FastCNN', 'epoch_benchmark', 'resnet_step', 'balance_benchmark',
+           'game_benchmark', 'loop_benchmark']
 
-# %% ../nbs/42_benchmarks.ipynb #9fbe6703
+# %% ../nbs/42_benchmarks.ipynb #7092825d
 import platform, statistics, tempfile, time
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,11 @@ from .loaders import augment_shift, memory_dataloaders
 from .losses import centroid_loss
 from .models import Autoencoder, build, layer_table
 from .oversamplers import DeepCLSMOTE
+from .rivals.bagan import bagan_benchmark
+from .rivals.ccr import ccr_benchmark
+from .rivals.gamo import gamo_benchmark
+from .rivals.rbo import rbo_benchmark
+from .rivals.wgan import wgan_benchmark
 from .training import CodesToo, Objective, autoencoder_learner, gains_by_bfloat16
 
 # %% ../nbs/42_benchmarks.ipynb #f132974f
@@ -253,3 +259,24 @@ def balance_benchmark(
     ms = {k: 1e3*statistics.median(v[1:]) for k,v in took.items()}
     return pd.DataFrame([dict(stem=stem, decoder=d, mode=m, refresh=r, step_ms=ms['step',stem], balance_ms=ms[d,m,r]/4, share=ms[d,m,r]/4/ms['step',stem])
                          for stem in ('torchvision','small') for d,m,r in [k for k in work if len(k) == 3]])
+
+# %% ../nbs/42_benchmarks.ipynb #95fbb635
+def game_benchmark(
+    quick:bool=False, # Fewer and smaller turns
+    device=None,      # None takes CUDA, MPS or the CPU; GAMO's are of the CPU
+)->pd.DataFrame:      # A row a game and part
+    "Milliseconds a step of the adversarial rivals beside the bare passes of their networks"
+    bagan = bagan_benchmark(*((4, (1,16,16), 1, 1) if quick else ()), device=device).rename(columns=dict(phase='part'))
+    gamo = gamo_benchmark(*(((9,4), (1,8,8), 1, 2) if quick else ())).rename_axis('part').reset_index().rename(columns={'bare ms': 'bare_ms', 'ours ms': 'ours_ms'})
+    wgan = wgan_benchmark(*(((4,), (1,16,16), 1, 1) if quick else ()), device=device)
+    wgan['part'] = [f'class of {n}' for n in wgan.images]
+    rows = pd.concat([t.assign(method=m) for m,t in (('BAGAN', bagan), ('GAMO', gamo), ('WGAN-GP', wgan))])
+    return rows[['method','part','bare_ms','ours_ms','ratio']].reset_index(drop=True)
+
+def loop_benchmark(
+    quick:bool=False, # Few and small images
+)->pd.DataFrame:      # A row a method
+    "Seconds of MC-CCR and MC-RBO beside their slow references"
+    size = (40,16) if quick else (2000,784)
+    made = {'MC-CCR, enemies pushed out': ccr_benchmark(*size), 'MC-CCR, enemies stay': ccr_benchmark(*size, 'ignore'), 'MC-RBO, 500 tries': rbo_benchmark(*size, *((20,5) if quick else ()))}
+    return pd.DataFrame([dict(method=m, loops_s=t.seconds['loops'], fast_s=t.seconds['fast'], speedup=t.speedup['fast'], difference=t.difference['fast']) for m,t in made.items()])

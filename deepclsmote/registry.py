@@ -6,9 +6,9 @@ Docs: https://deepclsmote.github.io/deepclsmote/registry.html.md"""
 
 # %% auto #0
 __all__ = ['Method', 'oversampler', 'training', 'oversamplers', 'trainings', 'methods', 'make', 'Training', 'classifiers',
-           'Judge', 'fit_classifier', 'Combination', 'parse']
+           'Judge', 'fit_classifier', 'fill', 'Combination', 'parse']
 
-# %% ../nbs/14_registry.ipynb #7ad54749
+# %% ../nbs/14_registry.ipynb #7d3df967
 import ast
 import inspect
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from .classifiers import answer, train_classifier
-from .core import ImageFormat, InputError, as_seed, spawn_seeds
+from .core import ImageFormat, InputError, as_seed, class_counts, spawn_seeds
 from .loaders import augment_shift
 from .networks import NETWORKS, make_network, recipe
 from .oversamplers import DeepCLSMOTE, DeepSMOTE
@@ -145,12 +145,15 @@ def _joined(parts):
         out.cbs,out.balanced,out.share = out.cbs + list(t.cbs),max(out.balanced, t.balanced),min(out.share, t.share)
     return out
 
-# %% ../nbs/14_registry.ipynb #68652472
+# %% ../nbs/14_registry.ipynb #ed093ebb
 @training('augment', 'shifts and turns, or a set of rivals.transforms', 'seconds')
 def _augment(counts, name='shift'): return Training(augment=augment_shift if name == 'shift' else augmentation(name))
 
 @training('sampler', 'Kang et al., ICLR 2020', 'nothing')
 def _sampler(counts, share=1.): return Training(balanced=share)
+
+@training('symmetric', 'half of the images of every class are new', 'sampling for every class')
+def _symmetric(counts): return Training()
 
 @training('weighted_ce', 'weights of inverse frequency', 'nothing')
 def _weighted_ce(counts): return Training(RebalancedLoss(weighted_cross_entropy, counts))
@@ -262,7 +265,7 @@ def _gamo_net(images, labels, n_classes, plan, steps, common):
         return out
     return Judge(scores, True, 'float32')
 
-# %% ../nbs/14_registry.ipynb #695648fb
+# %% ../nbs/14_registry.ipynb #222219df
 def _read(text):
     "[(name, settings), ...] of a string"
     if not isinstance(text, str): raise InputError(f"method={text!r}; expected a string such as 'smote+balanced_softmax'. Give a name.")
@@ -281,6 +284,22 @@ def _read(text):
 
 def _call(name, settings): return name + (f"({', '.join(f'{k}={v!r}' for k,v in settings.items())})" if settings else '')
 
+def fill(
+    sampler,              # An `ImageOversampler`, fitted to X and y
+    X,                    # Images, as `ImageFormat` reads them
+    y,                    # (n,) labels
+    symmetric:bool=False, # Every class as large as the largest twice over: in real images, repeated in turn, and in new ones
+)->tuple:                 # (X, y): real images first
+    "What to train on: the images that `sampling_strategy` asks for after the real ones, or as many new as real ones in every class"
+    y = np.asarray(y)
+    rows,wanted = np.arange(len(y)),{getattr(c, 'item', lambda: c)(): n for c,n in sampler.sampling_strategy_.items()}
+    if symmetric:
+        n = max(class_counts(y).values())
+        rows,wanted = np.concatenate([np.resize(np.flatnonzero(y == c), n) for c in sampler.classes_]),dict.fromkeys(sampler.classes_.tolist(), n)
+    new,made = sampler.sample(wanted)
+    real = X[rows] if symmetric else X
+    return torch.cat([real, new]) if isinstance(X, torch.Tensor) else np.concatenate([real, new]), np.concatenate([y[rows], made.label.to_numpy(y.dtype)])
+
 @dataclass(frozen=True)
 class Combination:
     "An oversampler and ways of training"
@@ -292,6 +311,9 @@ class Combination:
     def make(self, **settings):
         "The oversampler, or None; `settings` give way to those in the string"
         return make(self.sampler[0], **{**(settings if self.sampler[0] != 'none' else {}), **self.sampler[1]})
+
+    @property
+    def symmetric(self): return any(name == 'symmetric' for name,_ in self.training)
 
     def plan(self,
         counts,        # (C,) images of each class on which the classifier is trained
@@ -323,7 +345,7 @@ class Combination:
         known = dict(random_state=seed, progress=progress)
         takes = inspect.signature(_methods[self.sampler[0]].make).parameters if self.sampler[0] != 'none' else {}
         sampler = self.make(**{k: v for k,v in {**known, **settings}.items() if k in takes})
-        X,y = (images,labels) if sampler is None else sampler.fit_resample(images, labels)
+        X,y = (images,labels) if sampler is None else fill(sampler.fit(images, labels), images, labels, True) if self.symmetric else sampler.fit_resample(images, labels)
         return fit_classifier(ImageFormat.of(images).read(X), torch.as_tensor(np.asarray(y)), n_classes, self.plan(np.bincount(y, minlength=n_classes), np.bincount(labels, minlength=n_classes), seed),
                               classifier, steps, seed, device, progress)
 
@@ -336,6 +358,7 @@ def parse(
     elif settings: raise InputError("'none' has no settings; expected none. Leave the parentheses out.")
     if name != 'none': _checked(name, settings)
     for other,s in rest:
+        if other == 'symmetric' and name in ('none','rus'): raise InputError(f"method={text!r}: {name!r} makes no images; expected an oversampler that does before 'symmetric'. Use 'ros+symmetric'.")
         _known(other, 'training')
         _checked(other, {k: v for k,v in s.items() if k != 'counts'})
     return Combination((name, settings), tuple(rest))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from deepclsmote.core import InputError, conformance, new_generator, to_signed, toy_images
 from deepclsmote.rivals.gamo import (GAMO, GAMO2pix, FeatureStep, FeatureVAE, GameDraws, GameStep, GamoNet, Players, VAEStep, convex_combination, convex_combination_loops,
-    feature_net, gamo_benchmark, gamo_halvings, generated_classes, mixing_gradient, pairwise_similarity, weight_entropy)
+    feature_net, gamo_benchmark, gamo_halvings, generated_classes, mixing_gradient, weight_entropy)
 from deepclsmote.rivals.gans import build_glorot
 
 quick = {GAMO: dict(steps=2, batch_size=8, progress=False, device='cpu'), GAMO2pix: dict(steps=2, vae_steps=2, batch_size=8, progress=False, device='cpu')}
@@ -307,12 +307,6 @@ def test_divergence_is_said():
     assert any('diverged' in str(w.message) for w in said)
     assert o.status_['game'] == 'diverged' and all('diverged' in a for a in o.report_.alarm[1:])
     assert all(t.isfinite().all() for t in o.players_.state_dict().values())
-
-def test_similarity():
-    g = new_generator(0)
-    x = torch.rand(1, 1, 16, 16, generator=g)*2-1
-    assert np.isnan(pairwise_similarity(x, g)) and pairwise_similarity(x.repeat(3,1,1,1), g) == pytest.approx(1, abs=1e-5)
-    assert abs(pairwise_similarity(torch.rand(30, 1, 16, 16, generator=g)*2-1, g)) < .1
 
 # --- the classifier -------------------------------------------------------------------------------------------------------
 

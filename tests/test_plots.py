@@ -1,104 +1,46 @@
-"What is in the figures: bars, pixels, lines and words, read back from the Axes."
-import itertools
-import matplotlib
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
+"What is in the pictures: pixels, places, lines and words, read back from the Axes."
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from matplotlib.axes import Axes
-from PIL import Image
+from sklearn.manifold import trustworthiness
+from deepclsmote import charts, plots
 from deepclsmote.core import InputError, toy_images
-from deepclsmote.plots import _spread, class_histogram, group_recall_bars, interpolation_strip, loss_curves, real_and_synthetic, save_figure
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    plt.close('all')
-    yield
-    plt.close('all')
+from deepclsmote.plots import flat_map, interpolation_strip, latent_map, nearest_real, parents_and_new, real_and_synthetic
+from figures import *
 
 X,y = toy_images((8,4,1))
-table = pd.DataFrame(dict(many=[.9,.8], medium=[np.nan,.5], few=[0.,1.]), index=['nothing','SMOTE'])
-history = dict(recon=[.5,.2,.1], intra=[.3,.2,.15], inter=[.3,.21,.149])
-with_ax = dict(class_histogram=lambda ax: class_histogram([5,3,1], [5,5,5], ax=ax), interpolation_strip=lambda ax: interpolation_strip(X[:4], ax=ax),
-               loss_curves=lambda ax: loss_curves(history, ax=ax), group_recall_bars=lambda ax: group_recall_bars(table, ax=ax))
-all_figures = {**{k: (lambda f=f: f(None)) for k,f in with_ax.items()}, 'real_and_synthetic': lambda: real_and_synthetic(X, y, X[:3], y[:3], title='toys')}
-
-def drawn(ax): return [np.asarray(i.get_array()) for i in ax.images]
-def words(ax): return [t.get_text() for t in ax.texts]
+X_new = ((X[:3].astype(int)+X[3:6])//2).astype('uint8')
+made = pd.DataFrame(dict(label=[0,0,1], parent_a=[0,1,2], parent_b=[3,4,5], weight=np.float32([.25,.5,.75])))
+rng = np.random.default_rng(0)
+codes,labels = rng.normal(size=(40,5)) + np.repeat(np.eye(4,5)*8, 10, 0),np.repeat(list('abcd'), 10)
+codes_new,labels_new = codes[:6]+.1,labels[:6]
+each = dict(real_and_synthetic=lambda ax: real_and_synthetic(X, y, X[:3], y[:3], title='toys'), interpolation_strip=lambda ax: interpolation_strip(X[:4], ax=ax), parents_and_new=lambda ax: parents_and_new(X, X_new, made, ax=ax),
+    with_nearest=lambda ax: parents_and_new(X, X_new, made, nearest=True, ax=ax), pca=lambda ax: latent_map(codes, labels, codes_new, labels_new, 'pca', ax=ax), tsne=lambda ax: latent_map(codes, labels, codes_new, labels_new, ax=ax))
+every = pytest.mark.parametrize('name', each)
 def corners(ax): return [tuple(int(v) for v in (i.get_extent()[0], i.get_extent()[3])) for i in ax.images]
 
 # What holds for all of them
 
-@pytest.mark.parametrize('name', with_ax)
-def test_draws_where_told(name):
-    "With `ax` given: that Axes comes back, and no setting, current figure, other Axes or open figure changes"
-    fig,axs = plt.subplots(1, 2, layout='constrained')
-    other = plt.figure()
-    rc,neighbor = dict(matplotlib.rcParams),len(axs[1].get_children())
-    assert with_ax[name](axs[0]) is axs[0]
-    assert dict(matplotlib.rcParams) == rc and plt.gcf() is other and len(plt.get_fignums()) == 2 and len(axs[1].get_children()) == neighbor and not other.axes
+@pytest.mark.parametrize('name', [n for n in each if n != 'real_and_synthetic'])  # which has no `ax`
+def test_draws_where_told(name): draws_where_told(each[name])
 
-@pytest.mark.parametrize('name', all_figures)
-def test_makes_one_figure_and_shows_nothing(name, monkeypatch):
-    monkeypatch.setattr(plt, 'show', lambda *a, **k: pytest.fail('plt.show was called'))
-    rc = dict(matplotlib.rcParams)
-    assert isinstance(all_figures[name](), Axes) and len(plt.get_fignums()) == 1 and dict(matplotlib.rcParams) == rc
+@every
+def test_makes_one_figure_and_shows_nothing(name, monkeypatch): makes_one_figure(each[name], monkeypatch)
 
-@pytest.mark.parametrize('name', all_figures)
-def test_sizes_do_not_follow_the_session(name):
-    "Font sizes are given in each call"
-    def sizes(): return [t.get_fontsize() for t in all_figures[name]().figure.findobj(matplotlib.text.Text) if t.get_text()]
-    before = sizes()
-    with plt.rc_context({'font.size': 30, 'axes.titlesize': 30, 'axes.labelsize': 30, 'xtick.labelsize': 30, 'ytick.labelsize': 30, 'legend.fontsize': 30}):
-        assert sizes() == before and max(before) <= 10
+@every
+def test_sizes_do_not_follow_the_session(name): sizes_do_not_follow_the_session(each[name])
 
-@pytest.mark.parametrize('name', all_figures)
-def test_no_words_on_words(name):
-    fig = all_figures[name]().figure
-    renderer = fig.canvas.get_renderer()
-    fig.draw(renderer)
-    ax = fig.axes[0]
-    ticks = [t for a in (ax.xaxis, ax.yaxis) for v,t in zip(a.get_ticklocs(), a.get_ticklabels()) if min(a.get_view_interval()) <= v <= max(a.get_view_interval())]
-    shown = [t for t in [*ticks, *ax.texts, ax.title, ax.xaxis.label, ax.yaxis.label, *(ax.get_legend().get_texts() if ax.get_legend() else [])] if t.get_text()]
-    boxes = [matplotlib.text.Text.get_window_extent(t, renderer).shrunk(.9, .9) for t in shown]
-    assert len(shown) >= 3
-    for (a,s),(b,t) in itertools.combinations(zip(boxes, shown), 2): assert not a.overlaps(b), (s.get_text(), t.get_text())
-    for box,t in zip(boxes, shown): assert fig.bbox.padded(1).contains(box.x0, box.y0) and fig.bbox.padded(1).contains(box.x1, box.y1), t.get_text()
+@every
+def test_no_words_on_words(name): no_words_on_words(each[name](None).figure)
 
-@pytest.mark.parametrize('color', ['#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#000000'])
-def test_okabe_ito(color):
-    from deepclsmote.plots import _colors
-    assert color in _colors.values() and len(_colors) == 7
-
-# Counts
-
-def test_bars_are_the_counts():
-    ax = class_histogram({'b': 3, 'a': 5}, {'a': 5, 'b': 4, 'c': 2})
-    bars = [(p.get_y(), p.get_height()) for p in ax.patches]
-    assert bars == [(0,5),(0,3),(0,0), (5,0),(3,1),(0,2)]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ['a','b','c']
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['real','synthetic']
-    assert ax.patches[0].get_facecolor() != ax.patches[3].get_facecolor() and ax.patches[3].get_hatch()
-
-@pytest.mark.parametrize('log', [False, True])
-def test_counts_are_written(log):
-    "All images above the bar, real ones where they end; equal ones once"
-    ax = class_histogram([300,40,3], [300]*3, log=log)
-    assert sorted((round(t.xy[0]), t.xy[1], t.get_text()) for t in ax.texts) == [(0,300,'300'), (1,40,'40'), (1,300,'300'), (2,3,'3'), (2,300,'300')]
-    assert ax.get_yscale() == ('log' if log else 'linear') and ax.get_ylim()[1] > 300
-
-def test_numbers_that_do_not_fit_are_left_out():
-    assert words(class_histogram([1000+i for i in range(100)])) == []
-    assert len(words(class_histogram([1000]*5))) == 5
-
-def test_real_alone_has_no_legend():
-    ax = class_histogram([4,2], class_names=['cat','dog'])
-    assert ax.get_legend() is None and len(ax.patches) == 2 and [t.get_text() for t in ax.get_xticklabels()] == ['cat','dog']
-
-def test_empty_classes_are_drawn(): assert words(class_histogram([0,0])) == ['0','0'] and words(class_histogram([0,0], log=True)) == ['0','0']
+def test_one_namespace():
+    "All public names of charts are had from plots, and from `import *`"
+    space = {}
+    exec('from deepclsmote.plots import *', space)
+    assert len(charts.__all__) > 20 and all(space[n] is getattr(charts, n) for n in charts.__all__)
+    assert {'real_and_synthetic','latent_map','class_histogram','save_figure'} <= space.keys()
 
 # Pixels
 
@@ -138,88 +80,135 @@ def test_strip():
     assert [t.get_text() for t in ax.get_xticklabels()] == ['0.00','0.25','0.50'] and words(ax) == ['parent a'] # b is not reached
     assert words(interpolation_strip(X[:3])) == ['parent a','parent b'] and corners(ax) == [(0,0),(1,0),(2,0)]
 
-# Losses
+# Parents and nearest
 
-def test_lines():
-    ax = loss_curves(pd.DataFrame(history).assign(epoch=[3,4,5], empty=np.nan))
-    assert [l.get_label() for l in ax.lines] == words(ax) == list(history)
-    for line,v in zip(ax.lines, history.values()): assert line.get_xdata().tolist() == [3,4,5] and line.get_ydata().tolist() == v
-    assert len({(l.get_color(), l.get_linestyle()) for l in ax.lines}) == 3 and ax.get_legend() is None
+def test_columns_of_parents():
+    "Base, neighbor, new image, one under the other, with the weights of the parents"
+    ax = parents_and_new(X, X_new, made, which=[2,0])
+    pictures = np.array(drawn(ax)).reshape(3, 2, 16, 16)
+    assert (pictures == np.stack([X[[2,0]], X[[5,3]], X_new[[2,0]]])).all()
+    assert [i.get_extent()[0] for i in ax.images] == pytest.approx([.03,1.03]*3) and words(ax) == ['0.25','0.75','0.75','0.25']
+    tops = [i.get_extent()[3] for i in ax.images]
+    assert tops[0] == tops[1] < tops[2] == tops[3] < tops[4] == tops[5]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ['base','neighbor','combined'] and [t.get_text() for t in ax.get_xticklabels()] == ['1','0']
 
-@pytest.mark.parametrize('log,values,scale', [(True,[1,.1],'log'), (True,[1,0],'linear'), (True,[1,-1],'linear'), (False,[1,.1],'linear'), (True,[1,np.nan],'log')])
-def test_scale(log, values, scale): assert loss_curves(dict(a=values), log=log).get_yscale() == scale
+def test_row_of_nearest():
+    ax = parents_and_new(X, X_new, made, nearest=True)
+    rows,far = nearest_real(X, X_new)
+    assert (np.array(drawn(ax))[-3:] == X[rows]).all() and [t.get_text() for t in ax.get_yticklabels()][-1] == 'nearest real'
+    kind = ['base' if r == a else 'neighbor' if r == b else 'other' for r,a,b in zip(rows, made.parent_a, made.parent_b)]
+    assert words(ax)[-3:] == [f'{d:.0f}\n{k}' for d,k in zip(far, kind)]
 
-def test_log_labels():
-    "Plain numbers; 2 and 5 between the powers of ten where they are few"
-    def labels(values):
-        ax = loss_curves(dict(a=values))
-        ax.figure.draw_without_rendering()
-        return {t.get_text() for m in (False, True) for v,t in zip(ax.get_yticks(minor=m), ax.get_yticklabels(minor=m)) if t.get_text() and ax.get_ylim()[0] <= v <= ax.get_ylim()[1]}
-    assert labels([.6,.015]) == {'0.02','0.05','0.1','0.2','0.5'} and labels([1e-4,1]) == {'0.0001','0.001','0.01','0.1','1'}
+def test_nearest_by_another_distance():
+    ax = parents_and_new(X, X_new, made, nearest=[0,4,9], which=[1,2])
+    assert (np.array(drawn(ax))[-2:] == X[[4,9]]).all() and words(ax)[-2:] == ['neighbor','other']
 
-def test_holes():
-    "A value that is not finite is no point; one point alone is seen as a dot"
-    ax = loss_curves(dict(a=[1,np.nan,2], b=[np.nan,np.inf,3.]))
-    assert ax.lines[0].get_xdata().tolist() == [1,3] and ax.lines[1].get_xdata().tolist() == [3] and ax.lines[1].get_marker() == 'o'
+def test_no_parent_no_picture():
+    "Where there is no neighbor, its place is empty and says so; a weight of NaN is not written"
+    table = dict(parent_a=[0,-1], parent_b=[-1,-1], weight=[np.nan]*2)
+    ax = parents_and_new(X, X_new[:2], table)
+    assert len(ax.images) == 3 and words(ax) == ['none']*3 and not any(t.get_text() for t in ax.get_xticklabels())
 
-@pytest.mark.parametrize('log', [False, True])
-def test_names_stand_at_the_line_ends(log):
-    ax = loss_curves(dict(low=[9,1.], high=[1,10.], middle=[2,4.]), log=log)
-    ax.figure.draw_without_rendering()
-    for t in ax.texts: assert ax.transAxes.transform(t.xyann)[1] == pytest.approx(ax.transData.transform(t.xy)[1], abs=2)
+def test_evenly_spread_without_which():
+    table = pd.concat([made.iloc[:1]]*20, ignore_index=True)
+    many = np.arange(20, dtype='uint8')[:,None,None]*np.ones((16,16), 'uint8')
+    assert [d[0,0] for d in drawn(parents_and_new(X, many, table, n=4))[-4:]] == [0,6,13,19] and len(drawn(parents_and_new(X, X_new, made, n=99))) == 9
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(.01, .12))
-@settings(deadline=None, max_examples=100)
-def test_spread(heights, least):
-    got = _spread(heights, least)
-    assert (np.diff(np.sort(got)) >= least-1e-9).all() and got.max() <= max(1, least*(len(heights)-1))+1e-9
-    assert all(got[i] <= got[j] for i in range(len(got)) for j in range(len(got)) if heights[i] < heights[j])
+def test_color_and_names():
+    A,a = toy_images((4,2), (16,24,3))
+    ax = parents_and_new(A, A[:2], made[:2], class_names=['a long name','b'], nearest=True)
+    assert np.array(drawn(ax)).shape == (8,16,24,3) and [t.get_text() for t in ax.get_xticklabels()] == ['a long name']*2
+    no_words_on_words(ax.figure)
+    no_words_on_words(parents_and_new(X, np.concatenate([X_new]*6), pd.concat([made]*6), n=18, nearest=True, class_names=['zero','one']).figure)
 
-# Recalls
+@given(st.integers(0, 10**6), st.integers(1, 8), st.integers(1, 8), st.integers(1, 9))
+@settings(deadline=None, max_examples=25)
+def test_nearest_against_loops(seed, n, m, block):
+    g = np.random.default_rng(seed)
+    real,new = (g.integers(0, 256, (k,16,16), dtype=np.uint8) for k in (n,m))
+    rows,far = nearest_real(real, new, block)
+    slow = np.array([[((a.astype(float)-b)**2).mean()**.5 for a in real] for b in new])
+    assert (rows == slow.argmin(1)).all() and np.allclose(far, slow.min(1), rtol=1e-5)
 
-def test_recalls():
-    ax = group_recall_bars(table)
-    assert [round(p.get_width(), 9) for p in ax.patches if np.isfinite(p.get_width())] == [.9,.8,.5,0,1] and len(ax.patches) == 6
-    assert words(ax) == ['0.900','0.800','no class','0.500','0.000','1.000']
-    assert [t.get_text() for t in ax.get_yticklabels()] == ['nothing','SMOTE'] and [t.get_text() for t in ax.get_legend().get_texts()] == ['many','medium','few']
-    top = [t for t in ax.texts if t.get_text() == '0.900'][0]
-    assert abs(top.xy[1]) < .5 and ax.yaxis_inverted() # the first row is on top
+def test_nearest_of_copies_and_of_none():
+    rows,far = nearest_real(np.concatenate([X, X]), X)
+    assert rows.tolist() == list(range(len(X))) and not far.any()  # exactly 0, and the first one of equals
+    assert [v.shape for v in nearest_real(X, X[:0])] == [(0,),(0,)] and nearest_real(X/255, X[:2]/255)[1].tolist() == [0,0]
 
-def test_some_groups(): assert len(group_recall_bars(table[['few','many']]).patches) == 4
+# Maps
 
-# Files
+def scattered(ax): return {s.get_label(): np.asarray(s.get_offsets()) for s in ax.collections}
 
-def test_save(tmp_path):
-    ax = class_histogram([3,1])
-    data = [save_figure(f, tmp_path/'a.png', dpi=100).read_bytes() for f in (ax, ax.figure, np.array([[ax]]))]
-    assert data[0] == data[1] == data[2] and Image.open(tmp_path/'a.png').width == pytest.approx(650, abs=30)
-    assert Image.open(save_figure(ax, str(tmp_path/'b.PNG'), dpi=50)).width < 360 and [f.name for f in sorted(tmp_path.iterdir())] == ['a.png','b.PNG']
-    assert b'matplotlib' not in data[0].lower()
+def test_places_as_they_are():
+    ax = latent_map(codes[:,:2], labels, codes_new[:,:2], labels_new, method=None)
+    for c in 'abcd': assert (scattered(ax)[f'{c}, real'] == codes[labels == c,:2]).all()
+    assert (scattered(ax)['a, synthetic'] == codes_new[:,:2]).all() and ax.get_xlabel() == ''
 
-def test_a_failed_save_keeps_the_file(tmp_path, monkeypatch):
-    path = save_figure(class_histogram([3,1]), tmp_path/'a.png')
-    before = path.read_bytes()
-    monkeypatch.setattr('os.replace', lambda *a: (_ for _ in ()).throw(OSError('disk full')))
-    with pytest.raises(OSError): save_figure(class_histogram([9,9,9]), path)
-    assert path.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ['a.png']
+def test_filled_and_hollow():
+    "A class has one color and one marker; synthetic codes have no face"
+    ax = latent_map(codes, labels, codes_new, labels_new, 'pca')
+    by = {s.get_label(): s for s in ax.collections}
+    assert set(by) == {'a, synthetic','a, real','b, real','c, real','d, real'} and len(by['a, synthetic'].get_facecolor()) == 0 and len(by['a, real'].get_facecolor()) == 1
+    assert (by['a, synthetic'].get_edgecolor() == by['a, real'].get_facecolor()).all()
+    path = lambda s: by[s].get_paths()[0].vertices.tolist()
+    assert path('a, synthetic') == path('a, real') != path('b, real')
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [*'abcd','real','synthetic']
+    assert [t.get_text() for t in latent_map(codes, labels, method='pca').get_legend().get_texts()] == [*'abcd']
+
+def test_pca_keeps_distances():
+    "Of codes that lie in a plane all distances are kept, and the shares sum to 1"
+    plane = rng.normal(size=(30,2))@np.linalg.qr(rng.normal(size=(7,2)))[0].T + 3
+    places,done = flat_map(plane, 'pca')
+    d = lambda z: np.linalg.norm(z[:,None]-z, axis=2)
+    assert np.allclose(d(places), d(plane)) and sum(done['share']) == pytest.approx(1) and (np.diff(done['share']) <= 0).all()
+
+def test_real_and_synthetic_share_one_map():
+    ax = latent_map(codes, labels, codes_new, labels_new, 'pca')
+    places,done = flat_map(np.concatenate([codes, codes_new]), 'pca')
+    assert np.allclose(scattered(ax)['a, synthetic'], places[40:]) and np.allclose(scattered(ax)['b, real'], places[10:20])
+    assert ax.get_xlabel() == f"component 1: {100*done['share'][0]:.0f} % of the variance"
+
+def test_tsne_keeps_neighbors():
+    places,done = flat_map(codes)
+    assert trustworthiness(codes, places, n_neighbors=5) > .8 and done == dict(method='tsne', perplexity=13, random_state=0)
+    center = [places[10*i:10*i+10].mean(0) for i in range(4)]
+    assert all(np.linalg.norm(p - center[i//10]) == min(np.linalg.norm(p-c) for c in center) for i,p in enumerate(places))
+
+def test_seed_decides():
+    before = states()
+    a,b,c = (flat_map(codes, random_state=s)[0] for s in (0,0,1))
+    assert (a == b).all() and states() == before and flat_map(codes[:20], random_state=7)[1]['random_state'] == 7 and c.shape == a.shape and not np.allclose(a, c)
+    assert (flat_map(torch.tensor(codes, dtype=torch.float32), 'pca')[0].shape) == (40,2)
+
+@pytest.mark.parametrize('n', [1,2,3,4,5,8])
+@pytest.mark.parametrize('d', [1,2,20])
+def test_few_codes(n, d):
+    "Any number of codes of any length has places; the perplexity stays below their number"
+    places,done = flat_map(rng.normal(size=(n,d)))
+    assert places.shape == (n,2) and np.isfinite(places).all() and done['method'] == ('tsne' if n > 3 else 'pca') and 0 < done.get('perplexity', .5) < n
+
+def test_equal_codes(): assert not flat_map(np.ones((9,4)))[0].any() and not flat_map(np.ones((9,4)), 'pca')[0].any()
+
+def test_43_classes_can_be_told():
+    z,c = rng.normal(size=(86,2)),np.tile(np.arange(43), 2)
+    ax = latent_map(z, c, z[:5], c[:5], method=None)
+    looks = {(tuple(s.get_facecolor()[0]), str(s.get_paths()[0].vertices)) for s in ax.collections if 'real' in s.get_label()}
+    assert len(looks) == 43 and len(ax.get_legend().get_texts()) == 45
+    no_words_on_words(ax.figure)
 
 bad = dict(
-    fewer=lambda: class_histogram([5,5], [5,4]), lost=lambda: class_histogram({'a': 1}, {}), none=lambda: class_histogram([]), below=lambda: class_histogram([-1]),
-    nan=lambda: class_histogram([float('nan')]), nameless=lambda: class_histogram([1,2], class_names=['one']), nameless_words=lambda: class_histogram({'a': 1}, class_names=['one']),
     shape=lambda: real_and_synthetic(X, y, X[:,:,:-1], y), dtype=lambda: real_and_synthetic(X, y, X/255, y), range=lambda: real_and_synthetic(X/255, y, X/127.5-1, y),
     not_images=lambda: real_and_synthetic(X[:,0,0], y, X, y), short=lambda: real_and_synthetic(X, y[1:], X, y), short_new=lambda: real_and_synthetic(X, y, X, y[1:]),
     unknown=lambda: real_and_synthetic(X, y, X, y, classes=[9]), no_class=lambda: real_and_synthetic(X, y, X, y, classes=[]), zero=lambda: real_and_synthetic(X, y, X, y, per_class=0),
-    weights=lambda: interpolation_strip(X[:3], [0,1]), no_images=lambda: interpolation_strip(X[:0]), uneven=lambda: loss_curves(dict(a=[1,2], b=[1])), no_epochs=lambda: loss_curves({}),
-    words=lambda: loss_curves(dict(a=['x'])), all_nan=lambda: loss_curves(dict(a=[np.nan])), per_cent=lambda: group_recall_bars(table*100), empty_table=lambda: group_recall_bars(table[:0]),
-    no_groups=lambda: group_recall_bars(table.rename(columns=str.upper)), ending=lambda: save_figure(class_histogram([1]), 'a.pdf'), nothing=lambda: save_figure([], 'a.png'),
-    number=lambda: save_figure(3, 'a.png'))
+    weights=lambda: interpolation_strip(X[:3], [0,1]), no_images=lambda: interpolation_strip(X[:0]),
+    short_table=lambda: parents_and_new(X, X_new, made[:2]), no_columns=lambda: parents_and_new(X, X_new, made[['label']]), other_rows=lambda: parents_and_new(X[:3], X_new, made), below=lambda: parents_and_new(X, X_new, made.assign(parent_b=-2)),
+    no_new=lambda: parents_and_new(X, X[:0], made[:0]), none_wanted=lambda: parents_and_new(X, X_new, made, n=0), too_far=lambda: parents_and_new(X, X_new, made, which=[3]), other_form=lambda: parents_and_new(X, X_new/255, made),
+    seed=lambda: flat_map(codes, random_state=-1), nearest=lambda: parents_and_new(X, X_new, made, nearest=[0]), nearest_outside=lambda: parents_and_new(X, X_new, made, nearest=[0,1,99]), nameless=lambda: parents_and_new(X, X_new, made, class_names={}),
+    no_codes=lambda: latent_map(np.zeros((0,3)), []), nan=lambda: latent_map([[np.nan,1]], [0]), method=lambda: latent_map(codes, labels, method='umap'), three_numbers=lambda: latent_map(codes, labels, method=None), labels=lambda: latent_map(codes, labels[1:]),
+    labels_new=lambda: latent_map(codes, labels, codes_new), lengths=lambda: latent_map(codes, labels, codes_new[:,1:], labels_new), perplexity=lambda: latent_map(codes, labels, perplexity=0), names=lambda: latent_map(codes, labels, class_names={'a': 'A'}),
+    images=lambda: latent_map(X, y))
 
 @pytest.mark.parametrize('name', bad)
 def test_refused(name):
     with pytest.raises(InputError) as e: bad[name]()
-    assert 40 < len(str(e.value)) < 400
-
-@pytest.mark.parametrize('name', [n for n in bad if n not in ('ending','nothing','number')])
-def test_refused_before_a_figure_is_made(name):
-    with pytest.raises(InputError): bad[name]()
-    assert not plt.get_fignums()
+    assert 40 < len(str(e.value)) < 400 and not plt.get_fignums()  # before a figure is made

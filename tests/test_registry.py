@@ -6,6 +6,7 @@ from hypothesis import given, settings, strategies as st
 from deepclsmote import registry
 from deepclsmote.classifiers import train_classifier, predict
 from deepclsmote.core import InputError, class_counts
+from deepclsmote.data import protocol_counts
 from deepclsmote.registry import Combination, Training, fit_classifier, make, parse
 
 # how to make the long ones short
@@ -26,6 +27,32 @@ def tail():
     for i,c in enumerate(y): X[i,5*c:5*c+5,5*c:5*c+5] = 250 - rng.randint(60)
     order = rng.permutation(42)
     return X[order],y[order]
+
+@pytest.fixture(scope='module')
+def peerj():
+    "The PeerJ counts in images of 16 x 16: a class is a bright bar of its own direction and place"
+    rng,counts = np.random.RandomState(0),protocol_counts('peerj')
+    y = rng.permutation(np.repeat(np.arange(10), counts))
+    X = rng.randint(0, 40, (len(y),16,16)).astype('uint8')
+    for i,c in enumerate(y):
+        at = 1 + 3*(c//2) + rng.randint(2)
+        if c % 2: X[i,at] = 220 + rng.randint(30)
+        else: X[i,:,at] = 220 + rng.randint(30)
+    return X,y,list(counts)
+
+@pytest.mark.filterwarnings('ignore')  # alarms: hardly trained
+@pytest.mark.parametrize('name', sorted(registry.oversamplers()))
+def test_peerj_counts(name, peerj):
+    "Every method brings 3000, 2000, ..., 4 to 3000 each (undersampling: to 4), originals first and untouched, labels in sorted order"
+    X,y,counts = peerj
+    o = sampler(name)
+    X1,y1 = o.fit_resample(X.copy(), y)
+    if name == 'rus': assert class_counts(y1) == dict.fromkeys(range(10), 4); return
+    assert class_counts(y1) == dict.fromkeys(range(10), 3000) and X1.shape == (30_000,16,16) and X1.dtype == np.uint8
+    assert (X1[:len(X)] == X).all() and (y1[:len(X)] == y).all()
+    assert y1[len(X):].tolist() == np.repeat(np.arange(10), [3000-n for n in counts]).tolist() == o.provenance_.label.tolist()
+    kin = o.provenance_.parent_a.to_numpy()
+    assert ((kin == -1) | (y[kin] == y1[len(X):])).all()
 
 def test_the_names_that_stay():
     asked = 'ros, rus, smote, borderline1, borderline2, adasyn, amdo, mc_ccr, mc_rbo, transforms, bagan, gamo, gamo2pix, wgan_gp, deepsmote, deepclsmote'.split(', ')

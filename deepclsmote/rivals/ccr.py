@@ -9,8 +9,8 @@ __all__ = ['Cleaned', 'grow_loops', 'grow_spheres', 'distances', 'blocks', 'Dist
            'noise', 'around', 'spheres', 'typical_distance', 'ccr', 'small_shifts', 'ccr_loops', 'ClassByClass',
            'MC_CCR', 'ccr_benchmark']
 
-# %% ../../nbs/10b_ccr.ipynb #1dc9282b
-import time, warnings
+# %% ../../nbs/10b_ccr.ipynb #c59dda69
+import time
 from collections import namedtuple
 from numbers import Real
 import numpy as np
@@ -250,7 +250,7 @@ def ccr_loops(
         for _ in range(counts[i]): new.append(x[i] + grown[i][0]*float(share[len(new)])*cube[len(new)]/norm(cube[len(new)]))
     return torch.from_numpy(np.array(new).reshape(n, x.shape[1])), torch.from_numpy(enemies)
 
-# %% ../../nbs/10b_ccr.ipynb #c695be1d
+# %% ../../nbs/10b_ccr.ipynb #cf379196
 class ClassByClass(StoredImages):
     "Base of oversamplers that balance the largest class first, so that its new images are enemies of the smaller; a subclass defines `_begin`, `_turn`, `_new` and `_end`"
     _made = {}
@@ -275,8 +275,7 @@ class ClassByClass(StoredImages):
 
     def _report(self, rows):
         self.report_ = pd.DataFrame([{'label': self.classes_[c], **row} for c,row in enumerate(rows)])
-        bad = self.report_[self.report_.alarm != '']
-        if len(bad): warnings.warn(f"{type(self).__name__}: " + '; '.join(f"class {c!r}: {a}" for c,a in zip(bad.label.tolist(), bad.alarm)) + ". The numbers are in report_.", stacklevel=2)
+        self._say(self.report_)
 
     def _sample_images(self, label, n, generator):
         if label in self._made: return self._made.pop(label) # fit_resample hands out what was made in the fit

@@ -7,11 +7,11 @@ Docs: https://deepclsmote.github.io/deepclsmote/gamo.html.md"""
 # %% auto #0
 __all__ = ['convex_combination_loops', 'convex_combination', 'weight_entropy', 'transient_unit', 'dense_classifier',
            'conditional_judge', 'gamo_halvings', 'feature_net', 'Players', 'GameDraws', 'adam', 'weights_in', 'descend',
-           'judge_gradient', 'mixing_gradient', 'GameStep', 'generated_classes', 'pairwise_similarity', 'gamo_alarm',
-           'GAMO', 'predict_proba', 'FeatureStep', 'draw_code', 'code_divergence', 'FeatureVAE', 'VAEStep', 'GAMO2pix',
-           'GamoNet', 'gamo_benchmark']
+           'judge_gradient', 'mixing_gradient', 'GameStep', 'generated_classes', 'gamo_alarm', 'GAMO', 'predict_proba',
+           'FeatureStep', 'draw_code', 'code_divergence', 'FeatureVAE', 'VAEStep', 'GAMO2pix', 'GamoNet',
+           'gamo_benchmark']
 
-# %% ../../nbs/12b_gamo.ipynb #e4f35450
+# %% ../../nbs/12b_gamo.ipynb #45f36237
 import math, time, warnings
 from dataclasses import replace
 from numbers import Integral, Real
@@ -26,6 +26,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from ..core import ImageFormat, InputError, new_generator, pick_device, spawn_seeds, to_signed
 from .gans import batches, build_glorot, evaluating, play
 from .pixels import StoredImages
+from ..similarity import ssim, ssim_pairs, warn_of_alarms
 
 # %% ../../nbs/12b_gamo.ipynb #ed3f429f
 def convex_combination_loops(
@@ -289,23 +290,7 @@ def generated_classes(
     for c in order[:-1]: need[c] = need[c] or wanted.get(c, 0)
     return [c for c in order[:-1] if need[c]],need
 
-# %% ../../nbs/12b_gamo.ipynb #7ae42ba0
-def _ssim(a, b):
-    "SSIM of pairs of images in [-1, 1]"
-    from torchmetrics.functional.image import structural_similarity_index_measure # seconds to import, needed in reports alone
-    return structural_similarity_index_measure(a, b, data_range=2., reduction='none').reshape(-1)
-
-def pairwise_similarity(
-    images:torch.Tensor,       # (n, c, h, w) in [-1, 1]
-    generator:torch.Generator, # Draws the pairs
-    n_pairs:int=100,           # How many
-)->float:                      # At most 1; NaN for fewer than two images
-    "Mean SSIM of random pairs of different images"
-    n = len(images)
-    if n < 2: return math.nan
-    a,b = torch.randint(n, (n_pairs,), generator=generator),torch.randint(1, n, (n_pairs,), generator=generator)
-    return float(_ssim(images[a], images[(a+b) % n]).mean())
-
+# %% ../../nbs/12b_gamo.ipynb #62788824
 def gamo_alarm(
     row:dict, # Of a report
 )->str:       # Words, or ''
@@ -385,15 +370,14 @@ class GAMO(StoredImages):
         self.players_.load_state_dict(weights)
         self.players_.to(pick_device(self.device)).eval()
 
-# %% ../../nbs/12b_gamo.ipynb #932eab47
+# %% ../../nbs/12b_gamo.ipynb #b8200bdd
 def _report(self:GAMO, generator):
     "Set `report_`, and warn once of classes with an alarm"
     rows = [dict(label=name, **self._report_row(c, generator)) for c,name in enumerate(self.classes_.tolist())]
     bad = [k for k,v in self.status_.items() if v == 'diverged']
     words = [gamo_alarm(r) + ', diverged'*bool(bad) if r['generator'] else 'copies' if self._wanted().get(c) else '' for c,r in enumerate(rows)]
     self.report_ = pd.DataFrame(rows).assign(alarm=[w.removeprefix(', ') for w in words])
-    said = [f'{r.label} ({r.alarm})' for r in self.report_.itertuples() if r.alarm]
-    if said: warnings.warn(f"New images of {len(said)} classes look wrong: {'; '.join(map(str, said))}. See report_.", stacklevel=2)
+    warn_of_alarms(type(self).__name__, self.report_)
 
 def _report_row(self:GAMO, c, generator):
     "The numbers of one class"
@@ -403,8 +387,8 @@ def _report_row(self:GAMO, c, generator):
     if not row['generator']: return row
     new,parents,_,more = self._sample_images(c, 200, generator)
     return {**row, 'entropy': float(more['entropy'].mean()), 'entropy_share': float(more['entropy'].mean())/math.log(len(own)),
-            'copies': float((_ssim(new, to_signed(self.images_[parents[:,0]])) > .95).float().mean()), 'parents': len(parents[:,0].unique()),
-            'similarity': pairwise_similarity(new, generator), 'similarity_real': pairwise_similarity(real, generator),
+            'copies': float((ssim(new, to_signed(self.images_[parents[:,0]])) > .95).float().mean()), 'parents': len(parents[:,0].unique()),
+            'similarity': ssim_pairs(new, generator), 'similarity_real': ssim_pairs(real, generator),
             'as_class': float((self._probs(new).argmax(1) == c).float().mean()), 'd_fake': self._score(new, c),
             'spoilt': int((~new.isfinite().flatten(1).all(1) | (new.flatten(1).std(1) == 0)).sum()), **self._more_numbers(c)}
 
@@ -584,7 +568,7 @@ class GAMO2pix(GAMO):
         self.vaes_.load_state_dict(weights)
         self.vaes_.to(pick_device(self.device)).eval()
 
-# %% ../../nbs/12b_gamo.ipynb #a519e2ef
+# %% ../../nbs/12b_gamo.ipynb #c3d505bf
 class GamoNet(ClassifierMixin, BaseEstimator):
     "M of a GAMO game as a classifier of images"
     def __init__(self, *,
@@ -606,7 +590,7 @@ class GamoNet(ClassifierMixin, BaseEstimator):
         settings = {k: v for k,v in self.get_params().items() if k != 'route'}
         gamo = GAMO(**settings) if self.route == 'flat' else GAMO2pix(**settings, sampling_strategy={})
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'New images of')  # none are asked for
+            warnings.filterwarnings('ignore', r'GAMO.*See report_')  # none are asked for
             self.gamo_ = gamo.fit(X, y)
         self.classes_ = gamo.classes_
         return self

@@ -6,8 +6,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/gans.html.md"""
 
 # %% auto #0
 __all__ = ['batches', 'generator_on', 'Dropout', 'use_generator', 'evaluating', 'glorot', 'build_glorot', 'Snapshot', 'History',
-           'play', 'ssim', 'ssim_table', 'ssim_pairs', 'at_most_64', 'look_at', 'common_alarms', 'warn_of_alarms',
-           'in_turns']
+           'play', 'in_turns']
 
 # %% ../../nbs/12_gans.ipynb #6a9ce894
 import math, time, warnings
@@ -198,96 +197,6 @@ def play(
         warnings.warn(f"{label or 'Training'} diverged between steps {good} and {i}: a loss or a weight is not finite. The networks are those of step {good}.", stacklevel=2)
     if status != 'done' and progress: bar.update(steps)
     return History(pd.DataFrame(rows), status, good)
-
-# %% ../../nbs/12_gans.ipynb #72c328d4
-def _blur(n, like):
-    "(n, n) matrix that averages under the Gaussian window, 11 pixels wide, sigma 1.5; borders are mirrored"
-    t = torch.arange(11, dtype=torch.double)-5
-    w = torch.exp(-t**2/(2*1.5**2))
-    at = torch.arange(n)[:,None] + torch.arange(-5, 6)
-    at = (n-1) - (n-1 - at.abs()).abs()
-    return torch.zeros(n, n, dtype=torch.double).scatter_add_(1, at, (w/w.sum()).expand(n, 11)).to(like)
-
-def ssim(
-    a:torch.Tensor, # (..., c, h, w) in [-1, 1]
-    b:torch.Tensor, # The same, or a shape that broadcasts with it
-)->torch.Tensor:    # (...)
-    "Structural similarity (Wang, Bovik, Sheikh, Simoncelli, IEEE TIP 2004) of pictures in [0, 1]: Gaussian window 11, sigma 1.5, constants 0.01 and 0.03"
-    a,b = (a+1)/2,(b+1)/2
-    rows,cols = _blur(a.shape[-2], a),_blur(a.shape[-1], a).t()
-    f = lambda x: rows @ (x @ cols)
-    ma,mb = f(a),f(b)
-    va,vb,vab = (f(a*a)-ma*ma).clamp_(0),(f(b*b)-mb*mb).clamp_(0),f(a*b)-ma*mb
-    s = (2*ma*mb+1e-4)*(2*vab+9e-4)/((ma*ma+mb*mb+1e-4)*(va+vb+9e-4))
-    return s.mean((-3,-2,-1))
-
-# %% ../../nbs/12_gans.ipynb #9bd640da
-def ssim_table(
-    a:torch.Tensor,   # (m, c, h, w) in [-1, 1]
-    b:torch.Tensor,   # (n, c, h, w) in [-1, 1]
-    at_once:int=2**23 # Numbers in memory at once
-)->torch.Tensor:      # (m, n)
-    "`ssim` of every pair"
-    k = max(at_once//b.numel(), 1)
-    return torch.cat([ssim(part[:,None], b[None]) for part in a.split(k)]) if len(a) else torch.zeros(0, len(b))
-
-def ssim_pairs(
-    images:torch.Tensor,       # (n, c, h, w) in [-1, 1]
-    generator:torch.Generator, # Draws the pairs, on the CPU
-    most:int=200,              # Pairs; all of them when there are no more
-)->float:                      # NaN for one image
-    "Mean `ssim` of random pairs of different images"
-    n = len(images)
-    if n < 2: return math.nan
-    i,j = torch.triu_indices(n, n, 1) if n*(n-1)//2 <= most else _some_pairs(n, most, generator)
-    return float(ssim(images[i], images[j]).mean())
-
-def _some_pairs(n, m, g):
-    i,j = torch.randint(n, (m,), generator=g),torch.randint(n-1, (m,), generator=g)
-    return i, j+(j>=i)
-
-# %% ../../nbs/12_gans.ipynb #741a1787
-def at_most_64(
-    images:torch.Tensor, # (n, c, h, w)
-)->torch.Tensor:         # Sides divided by one whole number
-    "Images averaged over blocks until the shorter side is below 64, for measures that need no more"
-    k = max(min(images.shape[-2:])//32, 1)
-    return nn.functional.avg_pool2d(images, k) if k > 1 else images
-
-def look_at(
-    made:torch.Tensor,         # (m, c, h, w) in [-1, 1]: new images of a class
-    own:torch.Tensor,          # (n, c, h, w) in [-1, 1]: the class's own
-    generator:torch.Generator, # Draws pairs, on the CPU
-)->dict:                       # Name -> number
-    "How varied and how new the images of a class are"
-    bad = ~made.flatten(1).isfinite().all(1)
-    if bad.any(): return dict(not_finite=float(bad.float().mean()))
-    flat = float((made.flatten(1).std(1) < 1e-3).float().mean())
-    made,own = at_most_64(made),at_most_64(own)
-    like,near = ssim_table(made, own),torch.cdist(made.flatten(1), own.flatten(1))
-    m,n = near.shape
-    return dict(not_finite=0., constant=flat, ssim_made=ssim_pairs(made, generator), ssim_real=ssim_pairs(own, generator), nearest_ssim=float(like.amax(1).mean()),
-                copies=float((like.amax(1) > .95).float().mean()), parents=near.argmin(1).unique().numel(), parents_expected=n*(1-(1-1/n)**m),
-                birthday=_least(made)/_least(own) if n > 1 and m > 1 and _least(own) else math.nan)
-
-def _least(x): return float(torch.pdist(x.flatten(1)).min())
-
-def common_alarms(
-    seen:dict, # From `look_at`, and perhaps `agreement`
-)->str:        # '' or words
-    "What is wrong with the new images of a class"
-    s = lambda k: seen.get(k, math.nan)
-    alarms = {'not finite': s('not_finite') > 0, 'constant': s('constant') > 0, 'mostly copies': s('copies') > .5, 'wrong class': s('agreement') < .5,
-              'collapsed': s('ssim_made') > s('ssim_real')+.2, 'few parents': s('parents') < s('parents_expected')/2}
-    return ', '.join(k for k,v in alarms.items() if v)
-
-def warn_of_alarms(
-    name:str,            # Of the oversampler
-    report:pd.DataFrame, # With columns `label` and `alarm`
-):
-    "One warning for all classes with an alarm"
-    bad = report[report.alarm != ''].groupby('alarm', sort=False).label.agg(lambda c: ', '.join(map(str, c)))
-    if len(bad): warnings.warn(f"{name}: " + '; '.join(f"{alarm} (class {c})" for alarm,c in bad.items()) + ". See report_.", stacklevel=2)
 
 # %% ../../nbs/12_gans.ipynb #c12f449d
 def in_turns(
