@@ -9,6 +9,8 @@ DEV = $(VENV)/.dev
 # What `make run` runs: `make run NB=nbs/04_smote.ipynb` for one notebook
 NB = $(wildcard nbs/*.ipynb)
 DEMO = demo
+# Processes that share the tests, each with one thread for products so that they do not get in each other's way
+WORKERS = 2
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
 # notebooks run in nbs/, tests in copies of the tree: only a full path means the same to all of them
 ifdef DEEPCLSMOTE_DATA
@@ -27,7 +29,7 @@ demo: $(USE) ## balance a small image set and show what came out
 	$(BIN)/deepclsmote $(DEMO)
 
 test: $(DEV) ## run all notebooks and tests; DEEPCLSMOTE_DATA=FOLDER adds those on real images
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 docs: $(DEV) ## build the site: _site/html/index.html
 	rm -rf _site

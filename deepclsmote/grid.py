@@ -7,7 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/grid.html.md"""
 # %% auto #0
 __all__ = ['Grid', 'read_task', 'Job', 'jobs', 'run_job', 'check_grid', 'run_grid', 'in_words', 'price']
 
-# %% ../nbs/40a_grid.ipynb #215835d2
+# %% ../nbs/40a_grid.ipynb #2161a75c
 import copy, hashlib, importlib, inspect, json, re, statistics, time, traceback, uuid
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
-from .core import InputError, write_atomic
+from .core import InputError
 from .data import load_dataset
 from .evaluation import cell_split, evaluate_cell, learns_first, new_record, peak_memory, read_record, read_records, record_path, resample, save_record
 from .registry import classifiers, fill, fit_classifier, oversamplers, parse
