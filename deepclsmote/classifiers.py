@@ -7,7 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/classifiers.html.md"""
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'PlainCNN', 'train_classifier', 'seeded', 'ClassifierLearner', 'answer', 'predict']
 
-# %% ../nbs/09_classifiers.ipynb #57269195
+# %% ../nbs/09_classifiers.ipynb #5dff31e0
 import math
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +23,7 @@ from fastai.learner import Recorder
 from fastai.optimizer import OptimWrapper
 from .core import InputError, as_seed, new_generator, pick_device, spawn_seeds, to_signed
 from .loaders import ImagesInMemory, MemoryLoader
-from .models import build
+from .models import build, evaluating
 from .training import gains_by_bfloat16
 
 # %% ../nbs/09_classifiers.ipynb #07c7dfaa
@@ -141,16 +141,7 @@ def _classifier_learner(dl, model, lr, device, progress, optimizer, loss, cbs, p
     if not progress: learn.logger = noop
     return learn
 
-# %% ../nbs/09_classifiers.ipynb #34bf27a6
-@contextmanager
-def _evaluating(model):
-    "`model` in evaluation mode without gradients; afterwards each part is in its former mode"
-    modes = [(m, m.training) for m in model.modules()]
-    try:
-        with torch.no_grad(): yield model.eval()
-    finally:
-        for m,was in modes: m.training = was
-
+# %% ../nbs/09_classifiers.ipynb #364b9779
 def answer(
     learn:Learner,      # From `train_classifier`
     images,             # (n, c, h, w), uint8 or float32 in [-1, 1]
@@ -160,8 +151,8 @@ def answer(
     images = torch.as_tensor(images)
     _check_images(images)
     device = next(learn.model.parameters()).device
-    with _evaluating(learn.model) as model:
-        return torch.cat([model(to_signed(b.to(device))).float().cpu() for b in images.split(batch_size)])
+    with evaluating(learn.model):
+        return torch.cat([learn.model(to_signed(b.to(device))).float().cpu() for b in images.split(batch_size)])
 
 def predict(
     learn:Learner,      # From `train_classifier`

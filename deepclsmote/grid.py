@@ -74,7 +74,7 @@ def read_task(
     if not m: raise InputError(f"task {task!r}; expected DATASET.PROTOCOL, as in 'mnist.peerj'. Correct it.")
     return m[1], m[2] or 'train', m[3]
 
-# %% ../nbs/40a_grid.ipynb #b2221c21
+# %% ../nbs/40a_grid.ipynb #f24941ff
 @dataclass(frozen=True)
 class Job:
     "The cells of one fitted oversampler"
@@ -103,7 +103,7 @@ def jobs(
         name,s = parse(m).sampler
         groups.setdefault((name, m.split('+')[0] if not s else str(replace(parse(m), training=()))), []).append(m)
     return [Job(t, f, s, sampler, json.dumps(grid.settings.get(name, {}), sort_keys=True), grid.steps, tuple((m,c) for m in methods for c in grid.classifiers), tuple(grid.imports))
-            for t in grid.tasks for f in grid.folds for s in grid.seeds for (name,sampler),methods in groups.items()]
+            for f in grid.folds for s in grid.seeds for t in grid.tasks for (name,sampler),methods in groups.items()]
 
 # %% ../nbs/40a_grid.ipynb #cc075011
 def _work(root, name, ending): return Path(root)/'.work'/f'{name}.{ending}'

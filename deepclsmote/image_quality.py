@@ -9,7 +9,7 @@ __all__ = ['Score', 'read_images', 'Features', 'turned', 'train_features', 'Ince
            'kernel_distance', 'kid', 'ssim_diversity', 'ssim_novelty', 'neighborhoods', 'prdc', 'against_held_out',
            'quality_report', 'alarms']
 
-# %% ../nbs/31_image_quality.ipynb #76cc1131
+# %% ../nbs/31_image_quality.ipynb #9d5da5b0
 import copy, math, warnings
 from dataclasses import replace
 from numbers import Integral
@@ -20,6 +20,7 @@ import torch
 import torchvision
 from torch import nn
 from .core import ImageFormat, InputError, as_seed, check_labels, new_generator, spawn_seeds, to_signed
+from .models import evaluating
 from .similarity import at_most_64, common_alarms, look_at, ssim_pairs, ssim_table
 from .loaders import augment_shift
 from .classifiers import predict, train_classifier
@@ -129,7 +130,7 @@ class Inception(nn.Module):
         x = nn.functional.interpolate(x, (299,299), mode='bilinear', antialias=True)
         return self.net((x-self.mean)/self.std)
 
-# %% ../nbs/31_image_quality.ipynb #bad851ec
+# %% ../nbs/31_image_quality.ipynb #c2f78fa0
 def extract(
     features,            # Images (n, c, h, w) in [-1, 1] -> (n, d): `Features`, a module, any function; or a path for `Inception`
     images:torch.Tensor, # (n, c, h, w) float32 in [-1, 1]
@@ -145,15 +146,10 @@ def extract(
     return _finite(torch.cat(out).flatten(1).numpy(), 'features')
 
 def _of_module(net):
-    "A module as a function: evaluation mode, no gradients, modes as before afterwards"
+    "A module as a function"
     at = next((p.device for p in net.parameters()), torch.device('cpu'))
     def call(x):
-        modes = [(m, m.training) for m in net.modules()]
-        net.eval()
-        try:
-            with torch.no_grad(): return net(x.to(at))
-        finally:
-            for m,was in modes: m.training = was
+        with evaluating(net): return net(x.to(at))
     return call
 
 def _finite(f, name):

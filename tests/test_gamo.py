@@ -11,7 +11,7 @@ from deepclsmote.rivals.gans import build_glorot
 
 quick = {GAMO: dict(steps=2, batch_size=8, progress=False, device='cpu'), GAMO2pix: dict(steps=2, vae_steps=2, batch_size=8, progress=False, device='cpu')}
 both = pytest.mark.parametrize('cls', quick)
-pytestmark = pytest.mark.filterwarnings('ignore:New images of')
+pytestmark = pytest.mark.filterwarnings('ignore:GAMO')
 
 def make(cls, **s): return cls(**{**quick[cls], 'random_state': 0, **s})
 
@@ -290,8 +290,8 @@ def test_equal_classes_may_grow():
 
 def test_report_names_copies_and_warns_once():
     X,y = toy_images((20,6,3))
-    with pytest.warns(UserWarning, match='New images of') as said: o = make(GAMO, steps=5).fit(X, y)
-    assert len([w for w in said if 'New images of' in str(w.message)]) == 1
+    with pytest.warns(UserWarning, match='GAMO: class') as said: o = make(GAMO, steps=5).fit(X, y)
+    assert len([w for w in said if 'See report_' in str(w.message)]) == 1
     assert o.report_.images.tolist() == [20,6,3] and o.report_.generator.tolist() == [False,True,True]
     with torch.no_grad(): o.players_.units['2'].weight.mul_(1e4)  # one weight takes all
     with pytest.warns(UserWarning, match='mostly copies'): o._report(new_generator(0))

@@ -5,7 +5,8 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from deepclsmote.core import InputError, new_generator
-from deepclsmote.rivals.gans import Dropout, Snapshot, batches, build_glorot, evaluating, generator_on, play, use_generator
+from deepclsmote.models import evaluating
+from deepclsmote.rivals.gans import Dropout, Snapshot, batches, build_glorot, generator_on, play, use_generator
 
 def states(): return random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist()
 

@@ -9,7 +9,7 @@ __all__ = ['ceil_halvings', 'same_padding', 'SameConv', 'LastConv', 'phases', 'P
            'BAGANEncoder', 'ClassGaussians', 'class_gaussians', 'autoencode', 'asked_shares', 'compete', 'BAGAN',
            'bagan_benchmark']
 
-# %% ../../nbs/12a_bagan.ipynb #990f5423
+# %% ../../nbs/12a_bagan.ipynb #f6402943
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +20,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn import functional as F
 from ..core import new_generator, pick_device, spawn_seeds, to_signed
-from .gans import Dropout, History, batches, build_glorot, evaluating, generator_on, in_turns, play, use_generator
+from ..models import evaluating
+from .gans import Dropout, History, batches, build_glorot, generator_on, in_turns, play, use_generator
 from .pixels import StoredImages
 from ..similarity import common_alarms, look_at, warn_of_alarms
 from ..training import gains_by_bfloat16

@@ -11,7 +11,7 @@ __all__ = ['convex_combination_loops', 'convex_combination', 'weight_entropy', '
            'FeatureStep', 'draw_code', 'code_divergence', 'FeatureVAE', 'VAEStep', 'GAMO2pix', 'GamoNet',
            'gamo_benchmark']
 
-# %% ../../nbs/12b_gamo.ipynb #45f36237
+# %% ../../nbs/12b_gamo.ipynb #3e33e5e7
 import math, time, warnings
 from dataclasses import replace
 from numbers import Integral, Real
@@ -24,7 +24,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import Interval, StrOptions
 from ..core import ImageFormat, InputError, new_generator, pick_device, spawn_seeds, to_signed
-from .gans import batches, build_glorot, evaluating, play
+from ..models import evaluating
+from .gans import batches, build_glorot, play
 from .pixels import StoredImages
 from ..similarity import ssim, ssim_pairs, warn_of_alarms
 

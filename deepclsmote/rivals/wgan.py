@@ -9,7 +9,7 @@ __all__ = ['WGANGenerator', 'WGANCritic', 'penalty_of', 'double_backward', 'crit
            'feature_maker', 'Judge', 'mmd2', 'mmd_limit', 'Stopper', 'sample_noise', 'train_wgan', 'WGAN_GP',
            'wgan_benchmark']
 
-# %% ../../nbs/12c_wgan.ipynb #eb5bed97
+# %% ../../nbs/12c_wgan.ipynb #e79c9980
 import copy, math
 from numbers import Integral, Real
 import pandas as pd
@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 from ..classifiers import train_classifier
 from ..core import new_generator, pick_device, spawn_seeds, to_signed
-from ..models import halvings
-from .gans import batches, build_glorot, evaluating, generator_on, in_turns, play
+from ..models import evaluating, halvings
+from .gans import batches, build_glorot, generator_on, in_turns, play
 from .pixels import StoredImages
 from ..similarity import at_most_64, common_alarms, look_at, ssim_pairs, ssim_table, warn_of_alarms
 from ..training import gains_by_bfloat16
