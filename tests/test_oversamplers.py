@@ -5,7 +5,7 @@ import pytest
 import torch
 from imblearn.utils.estimator_checks import parametrize_with_checks as imblearn_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks as sklearn_checks
-from deepclsmote.core import class_counts, conformance
+from deepclsmote.core import ImageOversampler, class_counts, conformance, toy_images
 from deepclsmote.oversamplers import DeepCLSMOTE, DeepSMOTE
 
 fast = dict(epochs=1, batch_size=64, latent_dim=2, decoder='compact', progress=False, device='cpu')
@@ -103,3 +103,12 @@ def test_mnist_is_balanced_to_the_image():
     p = o.provenance_
     assert len(p) == 30000-7290 and (y[p.parent_a] == p.label).all() and (y[p.parent_b] == p.label).all()
     assert ((p.parent_a != p.parent_b) | (p.weight == 0)).all()
+
+def test_a_subclass_must_define_both_hooks():
+    "The contract's two abstract methods: a class that lacks one says which"
+    X,y = toy_images()
+    class Nothing(ImageOversampler): pass
+    class Half(ImageOversampler):
+        def _fit_images(self, images, labels, seed): pass
+    with pytest.raises(NotImplementedError, match='Nothing must define _fit_images'): Nothing().fit(X, y)
+    with pytest.raises(NotImplementedError, match='Half must define _sample_images'): Half().fit_resample(X, y)
