@@ -7,7 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/gallery.html.md"""
 # %% auto #0
 __all__ = ['gallery_cell', 'mosaic']
 
-# %% ../nbs/43_gallery.ipynb #9f78a37a
+# %% ../nbs/43_gallery.ipynb #7bc1d07a
 import io, json, resource, time
 from pathlib import Path
 import numpy as np
@@ -15,10 +15,10 @@ import pandas as pd
 from PIL import Image as Picture
 from .core import InputError, class_counts, write_atomic
 from .data import load_dataset, long_tail_split
-from .evaluation import resample
+from .evaluation import resample, took
 from .registry import parse
 
-# %% ../nbs/43_gallery.ipynb #205f0ba0
+# %% ../nbs/43_gallery.ipynb #3782d762
 def gallery_cell(
     dataset:str,      # A name that `load_dataset` knows
     method:str,       # An oversampler as the registry reads it, with its settings; 'none' for the real images
@@ -43,7 +43,7 @@ def gallery_cell(
     kept = np.stack([_spread(new[0][new[1] == c], per_class) for c in rare])
     report = getattr(sampler, 'report_', None)
     record = dict(dataset=dataset, protocol=protocol, method=method, sampler=combination.sampler[0], seed=seed, counts_before=[counts[c] for c in sorted(counts)], counts_after=np.bincount(y_res).tolist(),
-        classes=[str(data.classes[c]) for c in rare], seconds=dict(fit=round(fit, 2), sample=round(sample, 2)), peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024),
+        classes=[str(data.classes[c]) for c in rare], **took(fit=fit, sample=sample), peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024),
         alarms={} if report is None or 'alarm' not in report else {str(k): v for k,v in report.alarm.items() if v})
     folder = Path(out)/dataset
     folder.mkdir(parents=True, exist_ok=True)
