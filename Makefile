@@ -19,7 +19,7 @@ export DEEPCLSMOTE_DATA
 endif
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help demo test docs readme export run clean
+.PHONY: help demo test report docs readme export run clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -30,6 +30,9 @@ demo: $(USE) ## balance a small image set and show what came out
 
 test: $(DEV) ## run all notebooks and tests; DEEPCLSMOTE_DATA=FOLDER adds those on real images
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+report: $(USE) ## results/peerj -> _report/peerj.html, the page of the full evaluation
+	$(BIN)/deepclsmote report results/peerj --out _report/peerj.html --title 'DeepCLSMOTE and its rivals, five folds'
 
 docs: $(DEV) ## build the site: _site/html/index.html
 	rm -rf _site
@@ -53,7 +56,7 @@ run: export ## run the notebooks and keep their outputs; NB=nbs/04_smote.ipynb f
 	$(BIN)/nbdev-clean
 
 clean: ## remove what can be made again, the environment in .venv aside
-	rm -rf _site _proc _docs build dist *.egg-info .pytest_cache .hypothesis demo_out .ci/venv .ci/*.log
+	rm -rf _site _report _proc _docs build dist *.egg-info .pytest_cache .hypothesis demo_out .ci/venv .ci/*.log
 	find deepclsmote nbs tests docs -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/pip:

@@ -7,10 +7,10 @@ Docs: https://deepclsmote.github.io/deepclsmote/benchmarks.html.md"""
 # %% auto #0
 __all__ = ['step_operations', 'seconds', 'matmul_peak', 'plain_step', 'our_step', 'run_benchmarks', 'describe_machine',
            'tail_of_digits', 'digit_loaders', 'FastCNN', 'epoch_benchmark', 'resnet_step', 'balance_benchmark',
-           'game_benchmark', 'loop_benchmark']
+           'game_benchmark', 'loop_benchmark', 'grid_benchmark']
 
-# %% ../nbs/42_benchmarks.ipynb #7092825d
-import platform, statistics, tempfile, time
+# %% ../nbs/42_benchmarks.ipynb #d0396b87
+import json, platform, statistics, tempfile, time
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -26,11 +26,14 @@ from .core import new_generator, pick_device, to_signed
 from .callbacks import SyntheticFill, balance_plan
 from .classifiers import PlainCNN
 from .data import PROTOCOLS, load_dataset, long_tail_split
+from .evaluation import evaluate_cell, read_records, record_path
 from .files import ImageSet
+from .grid import Grid, run_grid
 from .loaders import augment_shift, memory_dataloaders
 from .losses import centroid_loss
 from .models import Autoencoder, build, layer_table
 from .oversamplers import DeepCLSMOTE
+from .report import leaderboard, record_table
 from .rivals.bagan import bagan_benchmark
 from .rivals.ccr import ccr_benchmark
 from .rivals.gamo import gamo_benchmark
@@ -280,3 +283,33 @@ def loop_benchmark(
     size = (40,16) if quick else (2000,784)
     made = {'MC-CCR, enemies pushed out': ccr_benchmark(*size), 'MC-CCR, enemies stay': ccr_benchmark(*size, 'ignore'), 'MC-RBO, 500 tries': rbo_benchmark(*size, *((20,5) if quick else ()))}
     return pd.DataFrame([dict(method=m, loops_s=t.seconds['loops'], fast_s=t.seconds['fast'], speedup=t.speedup['fast'], difference=t.difference['fast']) for m,t in made.items()])
+
+# %% ../nbs/42_benchmarks.ipynb #65280d9f
+def grid_benchmark(
+    quick:bool=False, # Few and small cells
+)->pd.DataFrame:      # A row a way: what, seconds, ratio
+    "Seconds of the same cells alone, through the engine, and shared among two processes of a thread each; and of reading records"
+    folds,steps,rounds,copies = ([0],5,1,20) if quick else ([0,1,2,3,4],300,3,10_000)
+    grid = Grid(tasks=['digits.digits'], methods=['none','ros','none+augment','ros+augment'], folds=folds, steps=steps)
+    data = load_dataset('digits')
+    def engine(n_jobs):
+        with tempfile.TemporaryDirectory() as d: run_grid(grid, d, n_jobs, device='cpu', threads=1, say=lambda s: None)
+    ways = {'cells, one after another': lambda: [evaluate_cell(data, 'digits', m, f, steps=steps, device='cpu') for f in folds for m in grid.methods], 'engine, one process': partial(engine, 1), 'engine, two processes': partial(engine, 2)}
+    took,threads = {k: [] for k in ways},torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        for _ in range(rounds):
+            for k,f in ways.items(): took[k] += seconds(f, 1, 'cpu')
+    finally: torch.set_num_threads(threads)
+    t = {k: statistics.median(v) for k,v in took.items()}
+    alone,one,two = t.values()
+    return pd.DataFrame([*(dict(what=k, seconds=v, ratio=r) for (k,v),r in zip(t.items(), (1., one/alone, one/two))), dict(what=f'{copies:,} records to a leaderboard', seconds=_read_seconds(data, copies), ratio=np.nan)])
+
+def _read_seconds(data, copies):
+    record = evaluate_cell(data, 'digits', 'none', steps=5, device='cpu')[0]
+    with tempfile.TemporaryDirectory() as d:
+        for i in range(copies):
+            path = record_path(dict(record, method=f'method {i//100}', seed=i%100), d)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(dict(record, method=path.parent.parent.name, seed=i%100), indent=1))
+        return seconds(lambda: leaderboard(record_table(read_records(d))), 1, 'cpu')[0]

@@ -249,7 +249,7 @@ def _fail(job, root, cell, error, device):
     save_record(dict(new_record(dataset, protocol, job.fold, job.seed, cell[0], cell[1], json.loads(job.settings), job.steps, device), metrics={}, status='failed', error=error), root)
     return 'failed',0.
 
-# %% ../nbs/40a_grid.ipynb #ef21e083
+# %% ../nbs/40a_grid.ipynb #498f6876
 def check_grid(
     grid:Grid,
     root,         # Folder of the records
@@ -276,6 +276,8 @@ def check_grid(
         if job.missing(root): todo.append(job)
     return todo
 
+def _shared_out(n_jobs): return max(1, torch.get_num_threads()//n_jobs) if n_jobs > 1 else None
+
 def run_grid(
     grid:Grid,
     root,           # Folder of the records
@@ -290,7 +292,7 @@ def run_grid(
 )->int:             # Failed cells of the grid
     "Run all cells whose records are missing"
     todo = check_grid(grid, root, data_root, retry)
-    if threads is None and n_jobs > 1 and backend == 'loky': threads = max(1, torch.get_num_threads()//n_jobs)
+    if threads is None and backend == 'loky': threads = _shared_out(n_jobs)
     pace,alone,strikes = _Clock(grid, root, todo, n_jobs, say),[],{}
     while todo:
         batch,ran = [alone.pop(0)] if alone else todo,0
@@ -346,7 +348,7 @@ def in_words(
     m = round(seconds/60)
     return f'{m} min' if m < 90 else f'{m//60} h {m%60:02} min'
 
-# %% ../nbs/40a_grid.ipynb #594db006
+# %% ../nbs/40a_grid.ipynb #ea4553f6
 _budgets = ('epochs','steps','vae_steps','autoencoder_steps','feature_steps')
 
 def price(
@@ -355,24 +357,26 @@ def price(
     known=(),     # Other folders with records made on this machine
     data_root='', # Where the data lie; '': $DEEPCLSMOTE_DATA
     device=None,  # None takes CUDA, MPS or the CPU
+    n_jobs:int=1, # Processes that will run it; they share the cores
 )->pd.DataFrame:  # A row a task and oversampler: cells missing, minutes on one process, 'records' or 'measured'
     "What is missing, and how long it will take"
     past = _past([root, *known])
     rows,probes = {},{}
-    for job in check_grid(grid, root, data_root):
-        key,missing = (job.task, job.sampler),job.missing(root)
-        fit = past.get(('fit', job.task, job.sampler, job.settings))
-        if fit is None: fit = probes[key] if key in probes else probes.setdefault(key, _probe_sampler(job, data_root, device))
-        each,source = [],'records'
-        for m,c in missing:
-            known_step = past.get(('step', job.task.split('.')[0], c))
-            if known_step is None:
-                k = job.task.split('.')[0],c
-                known_step,source = (probes[k] if k in probes else probes.setdefault(k, _probe_classifier(job, c, data_root, device))),'measured'
-            each.append(known_step*job.steps)
-        row = rows.setdefault(key, dict(task=job.task, oversampler=job.sampler, cells=0, minutes=0., source=source if ('fit', *key, job.settings) in past else 'measured'))
-        row['cells'] += len(missing)
-        row['minutes'] += (fit + sum(each))/60
+    with _threads(_shared_out(n_jobs)):
+        for job in check_grid(grid, root, data_root):
+            key,missing = (job.task, job.sampler),job.missing(root)
+            fit = past.get(('fit', job.task, job.sampler, job.settings))
+            if fit is None: fit = probes[key] if key in probes else probes.setdefault(key, _probe_sampler(job, data_root, device))
+            each,source = [],'records'
+            for m,c in missing:
+                known_step = past.get(('step', job.task.split('.')[0], c))
+                if known_step is None:
+                    k = job.task.split('.')[0],c
+                    known_step,source = (probes[k] if k in probes else probes.setdefault(k, _probe_classifier(job, c, data_root, device))),'measured'
+                each.append(known_step*job.steps)
+            row = rows.setdefault(key, dict(task=job.task, oversampler=job.sampler, cells=0, minutes=0., source=source if ('fit', *key, job.settings) in past else 'measured'))
+            row['cells'] += len(missing)
+            row['minutes'] += (fit + sum(each))/60
     return pd.DataFrame(list(rows.values()), columns=['task','oversampler','cells','minutes','source'])
 
 def _past(folders):

@@ -8,7 +8,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/registry.html.md"""
 __all__ = ['Method', 'oversampler', 'training', 'oversamplers', 'trainings', 'methods', 'make', 'Training', 'classifiers',
            'Judge', 'fit_classifier', 'fill', 'Combination', 'parse']
 
-# %% ../nbs/14_registry.ipynb #7d3df967
+# %% ../nbs/14_registry.ipynb #7366ed2d
 import ast
 import inspect
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from .classifiers import answer, train_classifier
 from .core import ImageFormat, InputError, as_seed, class_counts, spawn_seeds
+from .features import CentroidLossCallback, LatentSMOTECallback
 from .loaders import augment_shift
 from .networks import NETWORKS, make_network, recipe
 from .oversamplers import DeepCLSMOTE, DeepSMOTE
@@ -145,7 +146,7 @@ def _joined(parts):
         out.cbs,out.balanced,out.share = out.cbs + list(t.cbs),max(out.balanced, t.balanced),min(out.share, t.share)
     return out
 
-# %% ../nbs/14_registry.ipynb #ed093ebb
+# %% ../nbs/14_registry.ipynb #5c69450b
 @training('augment', 'shifts and turns, or a set of rivals.transforms', 'seconds')
 def _augment(counts, name='shift'): return Training(augment=augment_shift if name == 'shift' else augmentation(name))
 
@@ -195,6 +196,10 @@ def _remix(counts, alpha=1., k=3, t=.5, seed=0): return Training(cbs=[Mixing('re
 @training('mamix', 'Cheng, Mai and Lin, 2023', 'nothing')
 def _mamix(counts, alpha=1., omega=.25, seed=0): return Training(cbs=[Mixing('mamix', alpha, counts, omega=omega, seed=seed)])
 
+@training('latent_smote', "ours: SMOTE between the classifier's features", 'seconds')
+def _latent_smote(counts, weight=1., k=5, memory=64, seed=0): return Training(cbs=[LatentSMOTECallback(weight=weight, k=k, memory=memory, seed=seed)])
+@training('centroid_loss', "ours: PeerJ's centroid losses on the classifier's features", 'seconds')
+def _centroid_loss(counts, intra=.001, inter=1.): return Training(cbs=[CentroidLossCallback(weights=(intra, inter))])
 @training('m2m', 'Kim et al., CVPR 2020', 'three times the training')
 def _m2m(counts, beta=.999, gamma=.9, start=.8, seed=0): return Training(after_plain=lambda model: [M2m(model, start, beta, gamma=gamma, seed=seed)])
 

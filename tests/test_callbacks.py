@@ -375,7 +375,7 @@ def test_export(kind, tmp_path):
     spot = np.frombuffer(b'TRAINING-IMAGE!!', np.uint8)
     dls = memory_dls() if kind == 'memory' else block_dls(folder(tmp_path))
     if kind == 'memory': dls.train_ds.images[:,0,9] = torch.from_numpy(spot.copy())
-    deep = DeepCLSMOTE(epochs=1, decoder='compact', device='cpu', random_state=0, progress=False, residual=True)
+    deep = DeepCLSMOTE(epochs=1, decoder='compact', device='cpu', random_state=0, progress=False, generation='residual')
     for cb in (BalanceCallback(deep, seed=0), BalanceCallback(Marked(), seed=0), BalancedSamplerCallback(seed=0)):
         learn = learner(dls, cb, path=tmp_path)
         fit(learn)
@@ -476,6 +476,24 @@ def test_learner_is_refused(kind):
     weights = [p.detach().clone() for p in learn.model.parameters()]
     with pytest.raises(InputError, match=match): fit(learn)
     assert all(p.equal(q) for p,q in zip(learn.model.parameters(), weights)) and Marked.fits == fits
+
+@pytest.mark.parametrize('how', ['callback','data set','fill'])
+def test_class_style(how):
+    "Images moved by the style of the larger classes come under their labels, those of a class of one image too"
+    dls = memory_dls((30,10,1))
+    x,y = dls.train_ds.images,dls.train_ds.labels
+    o = DeepCLSMOTE(epochs=6, batch_size=8, lr=2e-3, decoder='compact', device='cpu', random_state=0, progress=False, generation='style', donors=2)
+    if how == 'fill':
+        o.fit(x, y)
+        labels,new = SyntheticFill(o, torch.arange(3), torch.full((3,), 1/3), 9, -1., new_generator(3)).draw()
+        g = new_generator(3)
+        assert labels.bincount().equal(draw_counts(9, torch.full((3,), 1/3), g)) and new.equal(o.draw(labels, g)) and new.abs().max() <= 1
+        return
+    batches = epochs_of(BalanceCallback(o, seed=0), dls)[0] if how == 'callback' else list(SyntheticDataset(ImagesInMemory(x, y), o, 16, seed=0))
+    real = {bytes(to_uint8(i).numpy()): c for i,c in zip(to_signed(x), y.tolist())}
+    for a,b in batches:
+        known = [real.get(bytes(to_uint8(i).numpy())) for i in a]
+        assert len(a) == 16 and known[:8] == b[:8].tolist() and known[8:].count(None) > 4 and b[8:].bincount(minlength=3).min() >= 2  # a tiny step may round to the image itself
 
 # SyntheticDataset -----------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ def has_mark(x):
 
 assert has_mark(held_out(False)[0]) and has_mark(to_signed(held_out(False)[0])) and not has_mark(held_out(True)[0]) and not has_mark(marked_images(counts)[0])
 
-def deep(cls=DeepCLSMOTE, **kwargs): return cls(**{**dict(epochs=1, decoder='compact', device='cpu', latent_dim=6, batch_size=16, residual=True, balanced=.5, random_state=0, progress=False), **kwargs})
+def deep(cls=DeepCLSMOTE, **kwargs): return cls(**{**dict(epochs=1, decoder='compact', device='cpu', latent_dim=6, batch_size=16, generation='residual', balanced=.5, random_state=0, progress=False), **kwargs})
 
 @pytest.fixture
 def told(monkeypatch):

@@ -1,12 +1,17 @@
 "The oversamplers keep the contract, pass the checks of two libraries, and refuse what cannot be used."
-import os
+import os, warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 from imblearn.utils.estimator_checks import parametrize_with_checks as imblearn_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks as sklearn_checks
-from deepclsmote.core import ImageOversampler, class_counts, conformance, toy_images
-from deepclsmote.oversamplers import DeepCLSMOTE, DeepSMOTE
+from deepclsmote import oversamplers
+from deepclsmote.core import ImageOversampler, InputError, check_oversampler, class_counts, conformance, new_generator, to_signed, toy_images
+from deepclsmote.loaders import augment_shift
+from deepclsmote.oversamplers import DeepCLSMOTE, DeepSMOTE, donor_rows
+from deepclsmote.registry import parse
+from deepclsmote.smote import add_residual, draw_donors, interpolate, smote, transfer
 
 fast = dict(epochs=1, batch_size=64, latent_dim=2, decoder='compact', progress=False, device='cpu')
 both = pytest.mark.parametrize('cls', [DeepCLSMOTE, DeepSMOTE])
@@ -16,6 +21,137 @@ pytestmark = pytest.mark.filterwarnings('ignore:Class .* has one image')
 @pytest.mark.parametrize('promise', conformance)
 def test_contract(cls, promise):
     conformance[promise](lambda **settings: cls(**{**fast, **settings}))
+
+# --- three ways to generate -----------------------------------------------------------------------------------------
+
+X_,y_ = toy_images((30,22,5,1), dtype='float32', low=-1)
+def fitted(cls=DeepCLSMOTE, generation='style', **s): return cls(**{**fast, 'latent_dim': 3, 'random_state': 0, 'generation': generation, **s}).fit(X_, y_)
+def coded(o): return torch.no_grad()(o._coder().decode),o.codes_,to_signed(o.images_)
+
+@both
+@pytest.mark.parametrize('generation', ['residual','style'])
+def test_contract_of_generations(cls, generation): check_oversampler(lambda **settings: cls(**{**fast, 'generation': generation, **settings}))
+
+@both
+@pytest.mark.parametrize('generation', ['smote','residual'])
+@pytest.mark.parametrize('label', [2,3])
+def test_smote_and_residual_are_what_the_functions_make(cls, generation, label):
+    "Byte for byte, from the same draws, sampled and drawn"
+    o,own = fitted(cls, generation),torch.from_numpy(np.flatnonzero(y_ == label))
+    decode,z,images = coded(o)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)
+        _,parents,w = smote(z[own], 9, 5, new_generator(7))
+        new,made = o.sample(9, label, random_state=7)
+    a,b = own[parents].T
+    x = decode(interpolate(z, a, b, w))
+    assert len(images) == (0 if generation == 'smote' else len(X_))
+    if generation == 'residual': x = add_residual(x, images[a], images[b], decode(z[a]), decode(z[b]), w)
+    assert made.columns.tolist() == ['label','parent_a','parent_b','weight']
+    assert made.parent_a.tolist() == a.tolist() and made.parent_b.tolist() == b.tolist() and (made.weight.to_numpy() == w.numpy()).all()
+    assert new.tobytes() == o.format_.write(x).tobytes() and o.draw(torch.full((9,), label), new_generator(7)).equal(x)
+
+@both
+@pytest.mark.parametrize('label,donors,alpha,classes', [(3,'head',1.,{0}), (2,2,.3,{0,1}), (0,1,2.5,{0}), (3,99,1,{0,1,2})])
+def test_style_from_its_provenance(cls, label, donors, alpha, classes):
+    "Each image again from its parent, its donors, its weight, the codes and the decoder"
+    o = fitted(cls, donors=donors, alpha=alpha)
+    decode,z,images = coded(o)
+    new,made = o.sample(40, label, random_state=7)
+    assert made.columns.tolist() == ['label','parent_a','parent_b','weight','donor_i','donor_j']
+    a,i,j,u = (torch.tensor(made[k].to_numpy(copy=True)) for k in ('parent_a','donor_i','donor_j','weight'))
+    assert (y_[a] == label).all() and (made.parent_b == -1).all() and 0 <= u.min() and u.max() < 1 and u.max() > .8
+    assert (i != j).all() and (y_[i] == y_[j]).all() and set(y_[i].tolist()) == classes
+    for n in range(40):
+        z_new = z[a[n]] + alpha*u[n]*(z[j[n]] - z[i[n]])
+        x = decode(z_new[None])[0] + images[a[n]] - decode(z[a[n]][None])[0]
+        torch.testing.assert_close(torch.from_numpy(new[n]), x.clamp(-1, 1)[0], atol=2e-5, rtol=0)
+    assert new.tobytes() == o.format_.write(o.draw(torch.full((40,), label), new_generator(7))).tobytes()
+    assert len(np.unique(new.round(3), axis=0)) == 40
+
+def test_style_draws_each_class_of_a_batch():
+    "Base, donors, weights: class after class from one generator"
+    o,g = fitted(donors=2),new_generator(3)
+    labels = torch.tensor([3,0,2,0,3])
+    x = o.draw(labels, new_generator(3))
+    for c in (0,2,3):
+        own,at = torch.from_numpy(np.flatnonzero(y_ == c)),labels == c
+        n = int(at.sum())
+        a,(i,j),u = own[torch.randint(len(own), (n,), generator=g)],draw_donors(donor_rows(o.labels_, 2), n, g),torch.rand(n, generator=g)
+        decode,z,images = coded(o)
+        new = (decode(transfer(z[a], z, i, j, u)) + images[a] - decode(z[a])).clamp(-1, 1)
+        torch.testing.assert_close(x[at], new, atol=2e-5, rtol=0)
+
+@settings(deadline=None, max_examples=60)
+@given(counts=st.lists(st.integers(1, 130), min_size=1, max_size=6), donors=st.one_of(st.just('head'), st.integers(1, 8)), seed=st.integers(0, 999))
+def test_donor_rows(counts, donors, seed):
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=new_generator(seed))]
+    order = sorted(range(len(counts)), key=lambda c: (-counts[c], c))
+    if donors == 'head': chosen = [c for c in order if counts[c] > 100] or order[:1]
+    else: chosen = [c for c in order[:donors] if counts[c] > 1]
+    if max(counts) == 1:
+        with pytest.raises(InputError, match='at least two'): donor_rows(labels, donors)
+    else: assert [r.tolist() for r in donor_rows(labels, donors)] == [[i for i,l in enumerate(labels.tolist()) if l == c] for c in chosen]
+
+def test_one_image_is_no_copy_with_style():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        new,_ = fitted().sample(20, 3)
+    original = X_[y_ == 3][0]
+    assert np.abs(new - original).max((1,2)).min() > 0 and new.std(0).max() > 1e-3
+    with pytest.warns(UserWarning, match='decoded copies'): assert fitted(generation='residual').sample(20, 3)[0].std(0).max() < 1e-6
+
+def test_parents_are_augmented_before_they_are_encoded():
+    "With next to no step left, the augmented image itself comes out; and an augmentation that does nothing changes nothing"
+    o = fitted(augment_parents=True, alpha=1e-9)
+    new,made = o.sample(6, 2, random_state=5)
+    g = new_generator(5)
+    own = torch.from_numpy(np.flatnonzero(y_ == 2))
+    a = own[torch.randint(len(own), (6,), generator=g)]
+    draw_donors(donor_rows(o.labels_), 6, g), torch.rand(6, generator=g)
+    assert made.parent_a.tolist() == a.tolist()
+    moved = augment_shift(o.images_[a], g)
+    torch.testing.assert_close(torch.from_numpy(new), moved[:,0], atol=1e-4, rtol=0)
+    assert not moved.equal(o.images_[a])
+    mirror = fitted(augment_parents=lambda x, g: x.flip(3))
+    new,made = mirror.sample(6, 2, random_state=5)
+    a,i,j,u = (torch.tensor(made[k].to_numpy(copy=True)) for k in ('parent_a','donor_i','donor_j','weight'))
+    x,(decode,z,_) = mirror.images_[a].flip(3),coded(mirror)
+    z_a = torch.no_grad()(mirror._coder().encode)(x)
+    torch.testing.assert_close(torch.from_numpy(new)[:,None], (decode(transfer(z_a, z, i, j, u)) + x - decode(z_a)).clamp(-1, 1), atol=2e-5, rtol=0)
+    assert (z_a - z[a]).abs().max() > .01
+    plain,(still,again) = fitted(),(fitted(augment_parents=lambda x, g: x).sample(6, 2, random_state=5) for _ in range(2))
+    torch.testing.assert_close(*(torch.from_numpy(s[0]) for s in (still, plain.sample(6, 2, random_state=5))), atol=1e-3, rtol=0)
+    assert still[0].tobytes() == again[0].tobytes()
+
+@both
+@pytest.mark.parametrize('wrong,match', [(dict(generation='styles'),'generation'), (dict(generation='style', donors='tail'),'donors'), (dict(generation='style', donors=0),'donors'),
+    (dict(generation='style', alpha=0),'alpha'), (dict(generation='style', alpha=float('inf')),'alpha'), (dict(augment_parents=True),"expected generation='style'"),
+    (dict(generation='residual', augment_parents=True),"expected generation='style'"), (dict(generation='style', augment_parents=3),'augment_parents'), (dict(residual=True),'residual')])
+def test_wrong_generation_is_refused_before_work(cls, wrong, match, monkeypatch):
+    monkeypatch.setattr(oversamplers, 'autoencoder_learner', lambda *a: pytest.fail('work began'))
+    with pytest.raises((ValueError,TypeError), match=match): cls(**{**fast, **wrong}).fit(X_, y_)
+
+def test_no_difference_to_borrow(monkeypatch):
+    monkeypatch.setattr(oversamplers, 'autoencoder_learner', lambda *a: pytest.fail('work began'))
+    with pytest.raises(InputError, match='one image a class'): DeepCLSMOTE(generation='style', **fast).fit(*toy_images((1,1,1)))
+
+def test_generation_may_change_after_fit_where_images_were_kept(tmp_path):
+    style,plain = fitted(donors=2, alpha=.5),fitted(generation='smote')
+    back = DeepCLSMOTE.load(style.save(tmp_path/'style.safetensors'))
+    assert (back.generation,back.donors,back.alpha,back.augment_parents) == ('style',2,.5,False)
+    assert back.draw(torch.tensor([3,2,0]), new_generator(1)).equal(style.draw(torch.tensor([3,2,0]), new_generator(1)))
+    for generation in ('smote','residual'):
+        assert back.set_params(generation=generation).sample(4, 2, random_state=1)[0].tobytes() == fitted(generation=generation).sample(4, 2, random_state=1)[0].tobytes()
+        if generation == 'residual': continue
+        with pytest.raises(InputError, match='Fit again'): plain.set_params(generation='style').sample(4, 2)
+    with pytest.raises(InputError, match='Fit again'): plain.set_params(generation='residual').draw(torch.tensor([2]))
+
+@both
+def test_style_in_a_string(cls):
+    o = parse(f"{cls.__name__.lower()}(generation='style', donors=3, alpha=.5)+augment").make(**fast)
+    assert type(o) is cls and (o.generation,o.donors,o.alpha) == ('style',3,.5)
 
 # --- the checks of imbalanced-learn and scikit-learn ---------------------------------------------------------------
 # They feed tables of any width and range, which are no images. `Tabular` is the sampler behind a lossy door: a table is

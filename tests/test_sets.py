@@ -116,7 +116,8 @@ def test_corrupt_inside(mnist, tmp_path):
     ('train-labels-idx1-ubyte', idx(np.arange(30)%10)+b'x', '39 bytes; expected 38'),
     ('train-images-idx3-ubyte.gz', gzip.compress(idx(np.zeros((30,20,28)))), r'\(20, 28\)'),
     ('train-images-idx3-ubyte.gz', b'not gzip at all', 'cannot be read'),
-    ('train-images-idx3-ubyte.gz', gzip.compress(b'\0\0\x0d\x03' + bytes(30)), 'begins with 00 00 0d 03')])
+    ('train-images-idx3-ubyte.gz', gzip.compress(b'\0\0\x0d\x03' + bytes(30)), 'begins with 00 00 0d 03')],
+    ids=['shape of labels', 'too few labels', 'no such class', 'one byte more', 'shape of images', 'not gzip', 'type of images']) # the bytes of gzip hold the time: no name for a test
 def test_wrong_content(mnist, tmp_path, name, content, match):
     (mnist/name).write_bytes(content)
     with pytest.raises(InputError, match=match) as e: load_dataset('mnist', tmp_path)

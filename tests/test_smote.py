@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from sklearn.neighbors import NearestNeighbors
 from deepclsmote import smote as room
 from deepclsmote.core import InputError, new_generator
-from deepclsmote.smote import add_residual, draw_pairs, interpolate, neighbors, smote
+from deepclsmote.smote import add_residual, draw_donors, draw_pairs, interpolate, neighbors, smote, transfer
 
 seeds = st.integers(0, 2**31)
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -197,3 +197,54 @@ def test_residual_refuses_what_would_broadcast(which):
     args = [torch.zeros(2, 1, 3, 3) for _ in range(5)] + [torch.zeros(2)]
     args[which] = args[which][:1]
     with pytest.raises(InputError, match='expected one shape'): add_residual(*args)
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=5), st.integers(0, 60), seeds)
+def test_donors_are_two_of_one_class(sizes, n, seed):
+    "As loops make them from the same draws"
+    rows = list(torch.randperm(sum(sizes), generator=new_generator(seed)).split(sizes))
+    i,j = draw_donors(rows, n, new_generator(seed))
+    g = new_generator(seed)
+    which,u = torch.randint(len(rows), (n,), generator=g),torch.rand(n, 2, generator=g, dtype=torch.float64)
+    for t,c in enumerate(which.tolist()):
+        left = rows[c].tolist()
+        assert i[t] == left.pop(int(u[t,0]*len(left))) and j[t] == left[int(u[t,1]*len(left))]
+    assert i.shape == j.shape == (n,) and i.dtype == j.dtype == torch.int64 and (i != j).all()
+
+def test_every_pair_of_donors_gets_its_share():
+    "Classes alike, then ordered pairs alike"
+    pairs,times = torch.stack(draw_donors([torch.arange(5), torch.arange(5, 8)], 48_000, new_generator(0)), 1).unique(dim=0, return_counts=True)
+    assert len(pairs) == 20+6
+    assert (times[:20]-1200).abs().max() < 5*1200**.5 and (times[20:]-4000).abs().max() < 5*4000**.5
+
+@settings(deadline=None, max_examples=80)
+@given(clouds(), st.integers(0, 30), st.floats(0, 3), seeds)
+def test_transfer(z, n, alpha, seed):
+    g = new_generator(seed)
+    z_a,step = z[torch.randint(len(z), (n,), generator=g)],alpha*torch.rand(n, generator=g)
+    i,j = draw_donors([torch.arange(len(z))], n, g)
+    new = transfer(z_a, z, i, j, step)
+    assert new.dtype == z.dtype and new.shape == (n, z.shape[1])
+    eps = (z.abs().max().item() + 1e-12)*16*torch.finfo(z.dtype).eps
+    for t in range(n): torch.testing.assert_close(new[t], z_a[t] + step[t].to(z)*(z[j[t]] - z[i[t]]), rtol=0, atol=eps)
+    assert torch.equal(transfer(z_a, z, i, j, 0*step), z_a) and torch.equal(transfer(z_a, z, i, i, step), z_a)
+    torch.testing.assert_close(transfer(transfer(z_a, z, i, j, step), z, j, i, step), z_a, rtol=0, atol=eps)
+
+@settings(deadline=None, max_examples=40)
+@given(grids(least=2), seeds)
+def test_the_centroid_of_the_donors_cancels(z, seed):
+    "Exactly: on a grid nothing is rounded"
+    i,j = draw_donors([torch.arange(len(z))], 20, new_generator(seed))
+    z_a,step = z[:1].expand(20, -1),torch.ones(20)
+    assert torch.equal(transfer(z_a, z, i, j, step), transfer(z_a, z+7, i, j, step))
+
+@pytest.mark.parametrize('which', range(5))
+def test_transfer_refuses_what_would_broadcast(which):
+    args = [torch.zeros(3, 2), torch.zeros(5, 2), torch.zeros(3).long(), torch.zeros(3).long(), torch.zeros(3)]
+    args[which] = args[which][:1] if which != 1 else torch.zeros(5, 1)
+    with pytest.raises(InputError, match='expected n of each'): transfer(*args)
+
+@pytest.mark.parametrize('sizes,n,words', [([], 1, 'one class or more'), ([3, 1], 1, '[3, 1]'), ([0], 1, 'at least two'), ([2], -1, 'n=-1'), ([2], 1.5, 'n=1.5')])
+def test_donor_refusals(sizes, n, words):
+    with pytest.raises(InputError) as e: draw_donors([torch.arange(m) for m in sizes], n, new_generator(0))
+    assert words in str(e.value)
