@@ -96,7 +96,7 @@ def by_label(
     "label -> number"
     return dict(counts.items() if hasattr(counts, 'items') else enumerate(counts))
 
-# %% ../nbs/32a_charts.ipynb #5424dae4
+# %% ../nbs/32a_charts.ipynb #c4fc1e73
 def spread(
     places,      # (n,) numbers in [0, 1]
     least:float, # Distance of neighbors afterwards
@@ -118,7 +118,7 @@ def name_ends(
     heights = [ax.transAxes.inverted().transform(ax.transData.transform(e[:2]))[1] for e in ends]
     for (x,v,name,color),h in zip(ends, spread(heights, least)):
         ax.annotate(name, (x, v), (1.05, h), textcoords='axes fraction', va='center', fontsize=NORMAL,
-                    arrowprops=dict(arrowstyle='-', color=color, linewidth=1, linestyle=(0, (1,2)), shrinkA=1, shrinkB=0))
+                    arrowprops=dict(arrowstyle='-', color=color, linewidth=1, linestyle=(0, (1,2)), shrinkA=1, shrinkB=0, relpos=(0, .5)))
 
 # %% ../nbs/32a_charts.ipynb #a3b892d3
 def _headroom(low, high, share, log):

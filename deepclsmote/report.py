@@ -6,7 +6,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/report.html.md"""
 
 # %% auto #0
 __all__ = ['SIMPLE', 'ROPE', 'record_table', 'leaderboard', 'against_simple', 'in_a_sentence', 'first_lines', 'score_matrix',
-           'overview', 'cost_chart', 'beside_published', 'write_report']
+           'shared_folds', 'overview', 'cost_chart', 'beside_published', 'write_report']
 
 # %% ../nbs/41_report.ipynb #55662f54
 import base64, io, os, re
@@ -119,21 +119,32 @@ def first_lines(
     lines = [in_a_sentence(b, name)[:-1] + (f', with {c}.' if len(names) > 1 else '.') for c in names for name,b in _beside(table[table.classifier == c], measure, reference, folds)]
     return lines or [f'{reference} was not run beside a simple rival.']
 
-# %% ../nbs/41_report.ipynb #d9fae005
+# %% ../nbs/41_report.ipynb #51f83d04
 def score_matrix(
     table:pd.DataFrame,         # From `record_table`
     measure:str='f1_macro',     # A column of it
     classifier:str='plain_cnn', # Which records
-)->pd.DataFrame:                # A row a data set, a column a method that has them all; the others are in `attrs['left_out']`
+)->pd.DataFrame:                # A row a data set, a column a method; `attrs` has the methods 'left_out' and the 'runs' (folds by seeds) taken and at hand
     "Means over the folds, seeds and splits of each data set"
     _check_measure(table, measure)
     t = table[table.classifier == classifier]
     if not len(t): raise InputError(f"classifier={classifier!r}; expected one of {', '.join(table.classifier.unique())}. Choose one of them.")
     wide = t.pivot_table(index=['dataset','task','fold','seed'], columns='method', values=measure, sort=False)
-    whole = wide.columns[wide.notna().all()]
-    scores = wide[whole].groupby(['dataset','task'], sort=False).mean().groupby('dataset', sort=False).mean()
-    scores.attrs['left_out'] = [m for m in wide if m not in whole]
+    has = wide.notna()
+    complete = [(rows, has.columns[has[rows].all()]) for rows in (has.sum(axis=1) >= n for n in sorted(set(has.sum(axis=1))))]
+    rows,whole = max(complete, key=lambda c: c[0].sum()*len(c[1]))
+    scores = wide.loc[rows,whole].groupby(['dataset','task'], sort=False).mean().groupby('dataset', sort=False).mean()
+    scores.attrs.update(left_out=[m for m in wide if m not in whole], runs=(int(rows.sum()), len(rows)))
     return scores
+
+def shared_folds(
+    table:pd.DataFrame, # From `record_table`
+    methods:list,       # Their names
+)->pd.DataFrame:        # Rows of these methods, of the folds of each task that all of them have
+    "What of an unfinished grid can be compared"
+    names = {str(parse(m)) for m in methods}
+    t = table[table.method.isin(names)]
+    return t[t.groupby(['task','classifier','fold']).method.transform('nunique') == len(names)]
 
 def overview(
     table:pd.DataFrame,         # From `record_table`
@@ -259,7 +270,7 @@ pre { background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: .8rem; }
 </body></html>
 """
 
-# %% ../nbs/41_report.ipynb #30dbcb12
+# %% ../nbs/41_report.ipynb #7f96d3eb
 ROPE = .005
 
 def _svg(ax):
@@ -282,8 +293,9 @@ def _overview(table, measure, classifier, reference, folds):
     means,ranks = wide.drop(columns=['rank','minutes']),wide['rank'].dropna() if len(scores) > 1 else wide['rank'][:0]
     rows = [dict(method=m, kind=_kind(m, reference), rank='' if m not in ranks else f'{ranks[m]:.2f}', minutes=_minutes(wide.minutes[m]),
                  cells=[dict(text=_number(v), best=v == means[c].max()) for c,v in means.loc[m].items()]) for m in wide.index]
-    left = scores.attrs['left_out']
+    left,(taken,runs) = scores.attrs['left_out'],scores.attrs['runs']
     note = f"Not ranked, as they lack folds or data sets: {', '.join(left)}." if left else ''
+    if taken < runs: note += f' Ranks are from the {taken} of {runs} folds that all the others have.'
     if len(scores) < means.shape[1]: note += ' Tasks of the same data set were averaged before ranking.'
     out = dict(name=classifier, id=f'all-{classifier}', ranked=len(ranks) > 0, rows=rows, note=note, tasks=[dict(short=escape(c).replace('.', Markup('<wbr>.')).replace('/', Markup('<wbr>/'))) for c in means], cases=len(scores), least=f'{2/2**len(scores):.2g}')
     if len(ranks) > 2:
