@@ -24,7 +24,7 @@ from .metrics import confusion, evaluate
 from .plots import class_histogram, real_and_synthetic, save_figure
 from .registry import fill, fit_classifier, parse
 
-# %% ../nbs/40_evaluation.ipynb #08bc97b0
+# %% ../nbs/40_evaluation.ipynb #91c32461
 def clock()->np.ndarray: # (2,): seconds of the wall and of the processor (all threads of this process)
     "To subtract from a later one. Processor seconds say the cost on a machine that others use too"
     return np.array([time.perf_counter(), time.process_time()])
@@ -39,17 +39,17 @@ def resample(
     sampler,              # A sampler of images, or None
     X,                    # Images, as `ImageFormat` reads them
     y,                    # (n,) labels
-    symmetric:bool=False, # As in `registry.fill`
+    filling:str='',       # As in `registry.fill`
 )->tuple:                 # (X, y, to fit, to sample), the last two as differences of `clock`
     "Balance a fold, and say how long learning and sampling took"
     start = clock()
     if sampler is None: return X, y, start-start, start-start
-    if not symmetric and not learns_first(sampler):
+    if not filling and not learns_first(sampler):
         X_res,y_res = sampler.fit_resample(X, y)
         return X_res, y_res, start-start, clock()-start
     sampler.fit(X, y)
     middle = clock()
-    X_res,y_res = fill(sampler, X, y, symmetric)
+    X_res,y_res = fill(sampler, X, y, filling)
     return X_res, y_res, middle-start, clock()-middle
 
 def learns_first(
@@ -58,7 +58,7 @@ def learns_first(
     "Whether `fit` and then `sample` give what `fit_resample` gives; not if it changes or drops originals"
     return getattr(type(sampler), 'fit_resample', None) is ImageOversampler.fit_resample
 
-# %% ../nbs/40_evaluation.ipynb #56bdc724
+# %% ../nbs/40_evaluation.ipynb #a69ee8ac
 SCHEMA = 1
 
 def cell_split(
@@ -101,7 +101,7 @@ def evaluate_cell(
     X,y = data.images[train],data.labels[train]
     if not len(test) and held_out is None: raise InputError(f"protocol={protocol!r} keeps no test images back; expected held_out. Load them with load_dataset({data.name!r}, split='test').")
     X_test,truth = (data.images[test],data.labels[test]) if len(test) else (held_out.images,held_out.labels)
-    if resampled is None: resampled = resample(combination.make(random_state=seed, **settings), X, y, combination.symmetric)
+    if resampled is None: resampled = resample(combination.make(random_state=seed, **settings), X, y, combination.filling)
     X_res,y_res,fit,sample = resampled
     form,C = ImageFormat.of(X),len(data.classes)
     before,after = (np.bincount(labels, minlength=C) for labels in (y, y_res))

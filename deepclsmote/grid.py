@@ -128,7 +128,7 @@ def image_sheet(
     Picture.fromarray(np.concatenate(rows)).save(out, 'PNG', optimize=True)
     return out.getvalue()
 
-# %% ../nbs/40a_grid.ipynb #ef369609
+# %% ../nbs/40a_grid.ipynb #75de18e8
 def _work(root, name, ending): return Path(root)/'.work'/f'{name}.{ending}'
 
 @lru_cache(1)
@@ -143,7 +143,7 @@ def _task_data(task, data_root):
     return _load(dataset, part, data_root), _held_out(dataset, data_root) if protocol.startswith(('thesis-','exp-','step-')) else None, protocol
 
 class _Fold:
-    "The data of a job and its new images, top-up or symmetric, made when first asked for; an error is kept and raised for each cell"
+    "The data of a job and its new images, filled in as the method says, made when first asked for; an error is kept and raised for each cell"
     def __init__(self, job, root, data_root, device):
         self.job,self.root,self.data_root,self.device,self.fitted,self.made,self.error = job,root,data_root,device,None,{},None
 
@@ -152,37 +152,37 @@ class _Fold:
         job,settings = self.job,json.loads(self.job.settings)
         try:
             data,held_out,protocol = _task_data(job.task, self.data_root)
-            balanced = self.balanced(data, protocol, parse(method).symmetric)
+            balanced = self.balanced(data, protocol, parse(method).filling)
         except OSError: raise
         except Exception as e: self.error = e; raise
         return evaluate_cell(data, protocol, method, job.fold, job.seed, settings, job.steps, classifier, self.device, balanced, held_out)[0]
 
-    def balanced(self, data, protocol, symmetric):
+    def balanced(self, data, protocol, filling):
         "What `resample` returns"
-        if symmetric in self.made: return self.made[symmetric]
-        path = _work(self.root, self.job.name(), 'symmetric.npz' if symmetric else 'npz')
+        if filling in self.made: return self.made[filling]
+        path = _work(self.root, self.job.name(), f'{filling}.npz' if filling else 'npz')
         try:
-            with np.load(path) as z: self.made = {symmetric: (z['X'], z['y'], *z['clocks'])}
+            with np.load(path) as z: self.made = {filling: (z['X'], z['y'], *z['clocks'])}
         except (OSError, ValueError, KeyError, EOFError):  # not there, or of a version that wrote it otherwise
             rows = cell_split(data, protocol, self.job.fold)[0]
-            self.made = {symmetric: self._make(data.images[rows], data.labels[rows], symmetric)}  # one at a time: they are large
-            if self.job.fold == 0: self._show(data.images[rows], data.labels[rows], symmetric)
-            if sum(self.made[symmetric][2:])[0] > 10: _save_arrays(path, **dict(zip(('X','y'), self.made[symmetric])), clocks=self.made[symmetric][2:])
-        return self.made[symmetric]
+            self.made = {filling: self._make(data.images[rows], data.labels[rows], filling)}  # one at a time: they are large
+            if self.job.fold == 0: self._show(data.images[rows], data.labels[rows], filling)
+            if sum(self.made[filling][2:])[0] > 10: _save_arrays(path, **dict(zip(('X','y'), self.made[filling])), clocks=self.made[filling][2:])
+        return self.made[filling]
 
-    def _make(self, X, y, symmetric):
+    def _make(self, X, y, filling):
         if self.fitted is None:
             sampler = self._sampler()
-            if sampler is None or not symmetric and not learns_first(sampler): return resample(sampler, X, y)
+            if sampler is None or not filling and not learns_first(sampler): return resample(sampler, X, y)
             start = clock()
             self.fitted = sampler.fit(X, y), clock()-start
         start = clock()
-        return *fill(copy.deepcopy(self.fitted[0]), X, y, symmetric), self.fitted[1], clock()-start  # of a copy: what is drawn first changes nothing of what comes next
+        return *fill(copy.deepcopy(self.fitted[0]), X, y, filling), self.fitted[1], clock()-start  # of a copy: what is drawn first changes nothing of what comes next
 
-    def _show(self, X, y, symmetric):
+    def _show(self, X, y, filling):
         "A picture of the new images, beside the records"
-        X_res,y_res = self.made[symmetric][:2]
-        real = len(X_res)//2 if symmetric else len(X)
+        X_res,y_res = self.made[filling][:2]
+        real = len(X_res)//2 if filling == 'symmetric' else len(X)
         if len(X_res) == real or self.job.sampler == 'none': return
         path = self.job.path(self.root, self.job.sampler, '').with_suffix('.png')
         path.parent.mkdir(parents=True, exist_ok=True)

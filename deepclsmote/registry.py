@@ -146,7 +146,7 @@ def _joined(parts):
         out.cbs,out.balanced,out.share = out.cbs + list(t.cbs),max(out.balanced, t.balanced),min(out.share, t.share)
     return out
 
-# %% ../nbs/14_registry.ipynb #5c69450b
+# %% ../nbs/14_registry.ipynb #ed336283
 @training('augment', 'shifts and turns, or a set of rivals.transforms', 'seconds')
 def _augment(counts, name='shift'): return Training(augment=augment_shift if name == 'shift' else augmentation(name))
 
@@ -155,6 +155,11 @@ def _sampler(counts, share=1.): return Training(balanced=share)
 
 @training('symmetric', 'half of the images of every class are new', 'sampling for every class')
 def _symmetric(counts): return Training()
+
+@training('alongside', 'as many new images as real ones beside them, of every class alike', 'sampling for every class')
+def _alongside(counts): return Training()
+
+FILLINGS = ('symmetric','alongside') # Ways of training that say which images there are, not how the network learns from them
 
 @training('weighted_ce', 'weights of inverse frequency', 'nothing')
 def _weighted_ce(counts): return Training(RebalancedLoss(weighted_cross_entropy, counts))
@@ -270,7 +275,7 @@ def _gamo_net(images, labels, n_classes, plan, steps, common):
         return out
     return Judge(scores, True, 'float32')
 
-# %% ../nbs/14_registry.ipynb #222219df
+# %% ../nbs/14_registry.ipynb #f3908a79
 def _read(text):
     "[(name, settings), ...] of a string"
     if not isinstance(text, str): raise InputError(f"method={text!r}; expected a string such as 'smote+balanced_softmax'. Give a name.")
@@ -293,16 +298,17 @@ def fill(
     sampler,              # An `ImageOversampler`, fitted to X and y
     X,                    # Images, as `ImageFormat` reads them
     y,                    # (n,) labels
-    symmetric:bool=False, # Every class as large as the largest twice over: in real images, repeated in turn, and in new ones
+    filling:str='',       # '', 'symmetric' or 'alongside'
 )->tuple:                 # (X, y): real images first
-    "What to train on: the images that `sampling_strategy` asks for after the real ones, or as many new as real ones in every class"
+    """What to train on: real images, then new ones. '': the classes and numbers that `sampling_strategy` asks for.
+    'symmetric': every class as large as the largest twice over, in real images, repeated in turn, and in new ones.
+    'alongside': as many new images as real ones, of every class alike."""
     y = np.asarray(y)
     rows,wanted = np.arange(len(y)),{getattr(c, 'item', lambda: c)(): n for c,n in sampler.sampling_strategy_.items()}
-    if symmetric:
-        n = max(class_counts(y).values())
-        rows,wanted = np.concatenate([np.resize(np.flatnonzero(y == c), n) for c in sampler.classes_]),dict.fromkeys(sampler.classes_.tolist(), n)
+    if filling: wanted = dict.fromkeys(sampler.classes_.tolist(), max(class_counts(y).values()) if filling == 'symmetric' else -(-len(y)//len(sampler.classes_)))
+    if filling == 'symmetric': rows = np.concatenate([np.resize(np.flatnonzero(y == c), n) for c,n in wanted.items()])
     new,made = sampler.sample(wanted)
-    real = X[rows] if symmetric else X
+    real = X[rows] if filling == 'symmetric' else X
     return torch.cat([real, new]) if isinstance(X, torch.Tensor) else np.concatenate([real, new]), np.concatenate([y[rows], made.label.to_numpy(y.dtype)])
 
 @dataclass(frozen=True)
@@ -318,7 +324,7 @@ class Combination:
         return make(self.sampler[0], **{**(settings if self.sampler[0] != 'none' else {}), **self.sampler[1]})
 
     @property
-    def symmetric(self): return any(name == 'symmetric' for name,_ in self.training)
+    def filling(self): return next((name for name,_ in self.training if name in FILLINGS), '')
 
     def plan(self,
         counts,        # (C,) images of each class on which the classifier is trained
@@ -350,7 +356,7 @@ class Combination:
         known = dict(random_state=seed, progress=progress)
         takes = inspect.signature(_methods[self.sampler[0]].make).parameters if self.sampler[0] != 'none' else {}
         sampler = self.make(**{k: v for k,v in {**known, **settings}.items() if k in takes})
-        X,y = (images,labels) if sampler is None else fill(sampler.fit(images, labels), images, labels, True) if self.symmetric else sampler.fit_resample(images, labels)
+        X,y = (images,labels) if sampler is None else fill(sampler.fit(images, labels), images, labels, self.filling) if self.filling else sampler.fit_resample(images, labels)
         return fit_classifier(ImageFormat.of(images).read(X), torch.as_tensor(np.asarray(y)), n_classes, self.plan(np.bincount(y, minlength=n_classes), np.bincount(labels, minlength=n_classes), seed),
                               classifier, steps, seed, device, progress)
 
@@ -363,7 +369,8 @@ def parse(
     elif settings: raise InputError("'none' has no settings; expected none. Leave the parentheses out.")
     if name != 'none': _checked(name, settings)
     for other,s in rest:
-        if other == 'symmetric' and name in ('none','rus'): raise InputError(f"method={text!r}: {name!r} makes no images; expected an oversampler that does before 'symmetric'. Use 'ros+symmetric'.")
+        if other in FILLINGS and name in ('none','rus'): raise InputError(f"method={text!r}: {name!r} makes no images; expected an oversampler that does before {other!r}. Use 'ros+{other}'.")
         _known(other, 'training')
         _checked(other, {k: v for k,v in s.items() if k != 'counts'})
+    if len(fillings := [o for o,_ in rest if o in FILLINGS]) > 1: raise InputError(f"method={text!r} has {' and '.join(fillings)}; expected one of {', '.join(FILLINGS)}. Leave one out.")
     return Combination((name, settings), tuple(rest))

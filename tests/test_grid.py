@@ -17,14 +17,16 @@ def results(root):
     "What a cell found, without clocks"
     return {(r['method'], r['fold']): json.dumps([r['confusion'], r['metrics'], r['counts_after'], r['cell']]) for r in read_records(root)}
 
-def left_over(root): return [p for p in Path(root).rglob('*') if p.is_file() and p.suffix not in ('.json','.lock')]
+def pictures(root): return {p.relative_to(root).as_posix(): p.read_bytes() for p in Path(root).rglob('*.png')}
+def left_over(root): return [p for p in Path(root).rglob('*') if p.is_file() and p.suffix not in ('.json','.lock','.png')]
 
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
     root = tmp_path_factory.mktemp('grid')
     assert run_grid(small, root, threads=1, device='cpu', say=silent) == 0
     assert len(results(root)) == cells and not left_over(root)
-    return results(root)
+    assert sorted(pictures(root)) == [f'digits.digits/{m}/fold0-seed0.png' for m in ('deepclsmote','smote')]
+    return results(root),pictures(root)
 
 program = '''
 import sys, warnings; warnings.simplefilter('ignore')
@@ -56,7 +58,7 @@ def test_killed_and_started_again(tmp_path, undisturbed):
     assert len(records()) == n
     p = start(tmp_path); said = p.communicate()[0]
     assert said.endswith('ended\n') and f'{n} of {cells} cells were done before' in said
-    assert all(f.read_bytes() == b for f,b in had.items()) and results(tmp_path) == undisturbed
+    assert all(f.read_bytes() == b for f,b in had.items()) and (results(tmp_path), pictures(tmp_path)) == undisturbed
 
 def test_two_processes_share_a_folder(tmp_path, undisturbed):
     both = [start(tmp_path) for _ in range(2)]
@@ -64,18 +66,18 @@ def test_two_processes_share_a_folder(tmp_path, undisturbed):
     assert all(s.endswith('ended\n') for s in said)
     ran = [line.split(': ', 1)[1].rsplit(': ', 1)[0] for s in said for line in s.splitlines() if ': done' in line]
     assert len(ran) == len(set(ran)) == cells  # no cell twice
-    assert results(tmp_path) == undisturbed and not left_over(tmp_path)
+    assert (results(tmp_path), pictures(tmp_path)) == undisturbed and not left_over(tmp_path)
 
 def test_a_process_that_waits_takes_over(tmp_path, undisturbed):
     "The one that has a job dies; the other, which waits for it, does it"
     first = start(tmp_path); wait_for(lambda: list(tmp_path.rglob('*.lock')))
     second = start(tmp_path, wait=.2); time.sleep(1)
     first.kill(); first.wait()
-    assert second.communicate()[0].endswith('ended\n') and results(tmp_path) == undisturbed
+    assert second.communicate()[0].endswith('ended\n') and (results(tmp_path), pictures(tmp_path)) == undisturbed
 
 def test_joblib_processes(tmp_path, undisturbed):
     assert run_grid(small, tmp_path, n_jobs=2, threads=1, device='cpu', say=silent) == 0
-    assert results(tmp_path) == undisturbed
+    assert (results(tmp_path), pictures(tmp_path)) == undisturbed
 
 killer = '''
 import os, signal
@@ -138,7 +140,7 @@ def test_dask_cluster_with_a_worker_killed(tmp_path, undisturbed):
         thread = threading.Thread(target=kill); thread.start()
         assert run_grid(small, tmp_path, n_jobs=2, backend='dask', threads=1, device='cpu', say=silent, wait=.5) == 0
         thread.join()
-    assert results(tmp_path) == undisturbed and not left_over(tmp_path)
+    assert (results(tmp_path), pictures(tmp_path)) == undisturbed and not left_over(tmp_path)
 
 def test_a_cell_fails(tmp_path):
     bad = Grid(['digits.digits'], ['smote', 'smote(k_neighbors=0)', 'smote(k_neighbors=0)+augment'], folds=[0], steps=4)

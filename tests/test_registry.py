@@ -77,7 +77,7 @@ def test_undersampling(tail):
     assert class_counts(y1) == {0: 4, 1: 4, 2: 4} and all((x == X).all((1,2)).any() for x in X1)
 
 def alone():
-    for name in registry.trainings(): yield ('ros+' if name == 'symmetric' else 'none+')+name
+    for name in registry.trainings(): yield ('ros+' if name in registry.FILLINGS else 'none+')+name
 @pytest.mark.parametrize('text', [*alone(), 'none+ldam+drw+augment', 'ros+remix+drw', 'smote+mamix', 'none+balanced_softmax+sampler+augment', 'none+crt+augment', "ros+balanced_softmax(counts='original')"])
 def test_every_way_of_training(text, tail):
     "Exact number of steps, finite probabilities, the same twice, nothing global moved"
