@@ -284,12 +284,12 @@ def loop_benchmark(
     made = {'MC-CCR, enemies pushed out': ccr_benchmark(*size), 'MC-CCR, enemies stay': ccr_benchmark(*size, 'ignore'), 'MC-RBO, 500 tries': rbo_benchmark(*size, *((20,5) if quick else ()))}
     return pd.DataFrame([dict(method=m, loops_s=t.seconds['loops'], fast_s=t.seconds['fast'], speedup=t.speedup['fast'], difference=t.difference['fast']) for m,t in made.items()])
 
-# %% ../nbs/42_benchmarks.ipynb #4c7953ab
+# %% ../nbs/42_benchmarks.ipynb #05dcecda
 def grid_benchmark(
     quick:bool=False, # Few and small cells
 )->pd.DataFrame:      # A row a way: what, seconds, ratio
     "Seconds of the same cells alone, through the engine, and shared among two processes of a thread each; and of reading records"
-    folds,steps,rounds,copies = ([0],5,1,20) if quick else ([0,1],300,3,10_000)
+    folds,steps,rounds,copies = ([0],5,1,20) if quick else ([0,1],120,3,10_000)
     grid = Grid(tasks=['digits.digits'], methods=['none','ros','none+augment','ros+augment'], folds=folds, steps=steps)
     data = load_dataset('digits')
     def engine(n_jobs):
