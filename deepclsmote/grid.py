@@ -106,7 +106,7 @@ def jobs(
     return [Job(t, f, s, sampler, json.dumps(grid.settings.get(name, {}), sort_keys=True), grid.steps, tuple((m,c) for m in methods for c in grid.classifiers), tuple(grid.imports))
             for f in grid.folds for s in grid.seeds for t in grid.tasks for (name,sampler),methods in groups.items()]
 
-# %% ../nbs/40a_grid.ipynb #7ab91edf
+# %% ../nbs/40a_grid.ipynb #0d90193d
 def image_sheet(
     X,             # Real images, as `ImageFormat` reads them
     y,             # Their classes
@@ -115,7 +115,7 @@ def image_sheet(
     rare:int=5,    # How many classes, the rarest last
     columns=(4,8), # How many real images, how many new ones
     gap:int=3,     # White pixels between them
-)->bytes:          # A PNG, a pixel a pixel
+)->bytes:          # A PNG of 256 colors, a pixel a pixel
     "Real and new images of the rarest classes, a row a class"
     form,counts = ImageFormat.of(X),class_counts(y)
     def row(images, n):
@@ -125,7 +125,7 @@ def image_sheet(
     rows = [np.concatenate([row(X[y == c], columns[0]), np.full((form.shape[1], gap, 3), 255, np.uint8), row(new[new_y == c], columns[1])], 1)
             for c in sorted(counts, key=counts.get, reverse=True)[-rare:]]
     out = io.BytesIO()
-    Picture.fromarray(np.concatenate(rows)).save(out, 'PNG', optimize=True)
+    Picture.fromarray(np.concatenate(rows)).quantize(256).save(out, 'PNG', optimize=True)
     return out.getvalue()
 
 # %% ../nbs/40a_grid.ipynb #75de18e8
