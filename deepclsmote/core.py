@@ -8,9 +8,9 @@ Docs: https://deepclsmote.github.io/deepclsmote/core.html.md"""
 __all__ = ['conformance', 'InputError', 'as_seed', 'spawn_seeds', 'new_generator', 'pick_device', 'write_atomic', 'save_tensors',
            'load_tensors', 'check_labels', 'class_counts', 'to_signed', 'to_uint8', 'ImageFormat', 'ImageOversampler',
            'save', 'load', 'promise', 'toy_images', 'originals_come_first', 'layout_comes_back', 'labels_come_back',
-           'seed_decides', 'provenance_is_true', 'sample_gives_what_is_asked', 'draw_follows_the_labels',
-           'strategy_is_obeyed', 'bad_input_is_refused_first', 'saving_keeps_all', 'scikit_learn_knows_it',
-           'check_oversampler']
+           'seed_decides', 'provenance_is_true', 'sample_gives_what_is_asked', 'parts_make_the_whole',
+           'draw_follows_the_labels', 'strategy_is_obeyed', 'bad_input_is_refused_first', 'saving_keeps_all',
+           'scikit_learn_knows_it', 'check_oversampler']
 
 # %% ../nbs/00_core.ipynb #5b36308d
 import io, json, os, random, tempfile
@@ -232,7 +232,7 @@ def _check_values(a):
     if lo < -1 or hi > 1: raise InputError(f"X is float and runs from {lo:g} to {hi:g}; expected [0, 1] or [-1, 1]. Divide by 255, or pass uint8.")
     return -1. if lo < 0 else 0.
 
-# %% ../nbs/00_core.ipynb #8cb56263
+# %% ../nbs/00_core.ipynb #b3bd93ec
 class ImageOversampler(BaseOverSampler):
     "Base of all oversamplers of images: reads and writes the caller's form, counts, keeps provenance, saves"
     _parameter_constraints = {**BaseOverSampler._parameter_constraints, 'image_shape': ['array-like', None]}
@@ -269,6 +269,25 @@ class ImageOversampler(BaseOverSampler):
         if not self.__sklearn_is_fitted__(): raise NotFittedError(f"{type(self).__name__} has learned nothing yet; call fit(X, y) first.")
         wanted = self._check_wanted(n if isinstance(n, dict) else {label: n})
         return self._draw(wanted, self.generator_ if random_state is None else new_generator(as_seed(random_state)))
+
+    def sample_parts(self,
+        n,                  # How many images, or a dict label -> how many
+        label=None,         # Of which class, when `n` is a number
+        size:int=500,       # Images of a part, at the most
+        random_state:int=0, # Decides, with the number of a part, what is in it
+        rank:int=0,         # Number of this process, which makes every `world_size`-th part
+        world_size:int=1,   # How many processes there are
+        skip=(),            # Numbers of parts that are there already
+    ):                      # Yields (number, images, provenance), the numbers rising from 0, one class a part
+        "New images part by part: for more than fits into memory, for several processes, and to go on after a stop"
+        if not self.__sklearn_is_fitted__(): raise NotFittedError(f"{type(self).__name__} has learned nothing yet; call fit(X, y) first.")
+        if not isinstance(size, Integral) or size < 1: raise InputError(f"size={size!r}; expected a whole number from 1. Use size=500.")
+        if not isinstance(random_state, Integral): raise InputError(f"random_state={random_state!r}; expected a number, for parts are made again by it. Use random_state=0.")
+        if not 0 <= rank < world_size: raise InputError(f"rank={rank} of world_size={world_size}; expected 0 to {world_size-1}. Number the processes from 0.")
+        wanted = self._check_wanted(n if isinstance(n, dict) else {label: n})
+        parts = [(c, min(size, m-at)) for c,m in wanted.items() for at in range(0, m, size)]
+        seeds,skip = spawn_seeds(as_seed(random_state), len(parts)),set(skip)
+        return ((i, *self._draw({parts[i][0]: parts[i][1]}, new_generator(seeds[i]))) for i in range(rank, len(parts), world_size) if i not in skip)
 
     def draw(self,
         labels:torch.Tensor, # (n,) int64 positions in `classes_`
@@ -424,7 +443,7 @@ def _refuses(f, *errors):
     except errors or (ValueError,) as e: return e
     raise AssertionError(f"expected {[e.__name__ for e in errors or (ValueError,)]}, but nothing was raised")
 
-# %% ../nbs/00_core.ipynb #805b8903
+# %% ../nbs/00_core.ipynb #6fb1bbe0
 @promise
 def originals_come_first(make):
     "Originals bit for bit, synthetic after them in sorted class order, counts exact, inputs untouched"
@@ -493,6 +512,22 @@ def sample_gives_what_is_asked(make):
     assert o.sample(6, 'a')[0].tobytes() != o.sample(6, 'a')[0].tobytes(), "two calls gave the same images"
     assert o.sample(6, 'a', random_state=3)[0].tobytes() == o.sample(6, 'a', random_state=3)[0].tobytes()
     for bad in (lambda: o.sample(1, 'z'), lambda: o.sample(-1, 'a'), lambda: o.sample(1.5, 'a'), lambda: o.sample(1)): _refuses(bad)
+
+@promise
+def parts_make_the_whole(make):
+    "`sample_parts` gives the same images whole, split over processes, or gone on with after a stop"
+    X,y = toy_images()
+    o = make(random_state=0)
+    _refuses(lambda: o.sample_parts(1, 0), NotFittedError)
+    o.fit(X, y)
+    wanted = {1: 5, 2: 3}
+    whole = list(o.sample_parts(wanted, size=2, random_state=4))
+    assert [(i, made.label.tolist()) for i,_,made in whole] == [(0,[1,1]), (1,[1,1]), (2,[1]), (3,[2,2]), (4,[2])]
+    alike = lambda a,b: [(i, x.tobytes(), m.to_csv()) for i,x,m in a] == [(i, x.tobytes(), m.to_csv()) for i,x,m in b]
+    two = [list(o.sample_parts(wanted, size=2, random_state=4, rank=r, world_size=2)) for r in range(2)]
+    assert alike(sorted(two[0] + two[1], key=lambda p: p[0]), whole), "two processes do not make what one makes"
+    assert alike(o.sample_parts(wanted, size=2, random_state=4, skip=[0,3]), [whole[i] for i in (1,2,4)]), "a part depends on those before it"
+    for bad in (dict(size=0), dict(random_state=None), dict(rank=2, world_size=2)): _refuses(lambda: o.sample_parts(wanted, **bad))
 
 @promise
 def draw_follows_the_labels(make):
