@@ -22,10 +22,11 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from .core import InputError, as_seed, check_labels, new_generator, pick_device, spawn_seeds, to_signed
 
-# %% ../nbs/01a_loaders.ipynb #c0595a4d
+# %% ../nbs/01a_loaders.ipynb #72c2abd9
 class ImageData:
     "Base of what a `MemoryLoader` cuts batches from: `labels` (n,) int64, `vocab`, `shape` (c, h, w) of an image, and `self[rows]`"
     n_inp = 1 # fastai: of a batch (x, x, y) or (x, y), the first tensor goes into the network
+    by_number = True # Can images be asked for in any order?
     @property
     def c(self): return len(self.vocab)
     def __len__(self): return len(self.labels)

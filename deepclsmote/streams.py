@@ -125,9 +125,10 @@ def _first(item):
 def _with_low(form, low): return ImageFormat(form.layout, form.inner, form.shape, form.dtype, low, form.kind)
 def empty(shape): return ImagesInMemory(torch.zeros(0, *shape, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
 
-# %% ../nbs/01b_streams.ipynb #f27da471
+# %% ../nbs/01b_streams.ipynb #18884a43
 class LoaderStream(ImageData):
     "Images of a loader that gives batches (images, class numbers) again and again"
+    by_number = False
     def __init__(self,
         loader,          # Such as a `torch.utils.data.DataLoader` of an `IterableDataset`
         half:bool=False, # Keep codes as float16
@@ -178,7 +179,7 @@ class LoaderStream(ImageData):
         off = (seen != self.counts).nonzero()[:,0].tolist()
         if off: raise InputError(f"class {self.vocab[off[0]]} had {self.counts[off[0]]} images in the first pass over the loader and {seen[off[0]]} in a later one; expected the same images in every pass. Use drop_last=False, and leave sampling with replacement out.")
 
-    def __getitem__(self, i): raise InputError("a loader that can only be passed through has no images by number, which generation='residual', generation='style', balanced batches and DeepSMOTE's penalty need. Pass a map-style data set, or use generation='smote', balanced=0 and penalty='none'.")
+    def __getitem__(self, i): raise InputError("a loader that can only be passed through has no images by number; expected a map-style data set. Pass one.")
     def hash_into(self, h): h.update(repr((self.vocab, self.counts.tolist(), self.shape)).encode())
     def new_empty(self): return empty(self.shape)
 
