@@ -22,7 +22,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from .core import InputError, as_seed, check_labels, new_generator, pick_device, spawn_seeds, to_signed
 
-# %% ../nbs/01a_loaders.ipynb #72c2abd9
+# %% ../nbs/01a_loaders.ipynb #91c92393
 class ImageData:
     "Base of what a `MemoryLoader` cuts batches from: `labels` (n,) int64, `vocab`, `shape` (c, h, w) of an image, and `self[rows]`"
     n_inp = 1 # fastai: of a batch (x, x, y) or (x, y), the first tensor goes into the network
@@ -31,6 +31,7 @@ class ImageData:
     def c(self): return len(self.vocab)
     def __len__(self): return len(self.labels)
     def to(self, device): return self
+    def code_store(self, n, d): return torch.empty(n, d)  # where codes are kept
     def batches(self, parts, device=None):
         "For each (m,) rows of `parts`: images in [-1, 1] and labels, on `device`"
         for rows in parts: yield tuple(t.to(device) for t in self[rows])
