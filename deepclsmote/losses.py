@@ -175,7 +175,7 @@ def permutation_penalty(
     with torch.no_grad(): z = encoder(images)
     return reconstruction_loss(decoder(z.roll(-1, 0)), images.roll(-1, 0), "mean")
 
-# %% ../nbs/03_losses.ipynb #c8a178ad
+# %% ../nbs/03_losses.ipynb #c67a2931
 def centroid_loss(
     x_hat:Tensor,           # (n, c, h, w) reconstructions
     x:Tensor,               # (n, c, h, w) images
@@ -186,13 +186,15 @@ def centroid_loss(
     reading:str="equation", # As in `inter_class_loss`
     eps:float=1e-8,         # As in `inter_class_loss`
     centroids:Tensor|None=None, # (J, d) of the classes present, in sorted label order; None: their means in the batch
+    recon:Tensor|None=None, # () the reconstruction term, if it is known already; then x_hat and x are not looked at
 )->dict[str,Tensor]:        # total, recon, intra, inter: () each, the last three without their weights
     "The loss of DeepCLSMOTE and its three terms"
     if len(weights)!=3 or not all(0<=w<math.inf for w in weights) or not any(weights):
         raise InputError(f"weights={tuple(weights)}; expected three finite numbers, none negative, at least one positive.")
-    if not len(x)==len(z): raise InputError(f"{len(x)} images but {len(z)} codes; expected a code for each image.")
     graph = torch.is_grad_enabled()
-    with torch.set_grad_enabled(graph and weights[0]>0): recon = reconstruction_loss(x_hat, x, reduction)
+    if recon is None:
+        if not len(x)==len(z): raise InputError(f"{len(x)} images but {len(z)} codes; expected a code for each image.")
+        with torch.set_grad_enabled(graph and weights[0]>0): recon = reconstruction_loss(x_hat, x, reduction)
     z,_,at,counts = _groups(z, y)
     z,c = _from_center(z, at, counts, centroids)
     with torch.set_grad_enabled(graph and weights[1]>0): intra = _intra(z, at, counts, c)

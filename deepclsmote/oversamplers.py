@@ -7,8 +7,9 @@ Docs: https://deepclsmote.github.io/deepclsmote/oversamplers.html.md"""
 # %% auto #0
 __all__ = ['LatentOversampler', 'DeepCLSMOTE', 'DeepSMOTE', 'donor_rows']
 
-# %% ../nbs/06_oversamplers.ipynb #916d34f5
+# %% ../nbs/06_oversamplers.ipynb #a2119478
 import warnings
+from contextlib import nullcontext
 from numbers import Integral, Real
 import numpy as np
 import torch
@@ -21,12 +22,12 @@ from .losses import centroid_loss
 from .models import Autoencoder
 from .smote import add_residual, draw_donors, draw_pairs, interpolate, neighbors, transfer
 from .streams import as_stream
-from .training import CodesToo, Objective, at_a_time, autoencoder_learner, gains_by_bfloat16, keep_codes, train
+from .training import CodesToo, Objective, at_a_time, autoencoder_learner, gains_by_bfloat16, keep_codes, shared, train
 
-# %% ../nbs/06_oversamplers.ipynb #b7d7c06d
+# %% ../nbs/06_oversamplers.ipynb #3a44e846
 class LatentOversampler(ImageOversampler):
     "Base of oversamplers that interpolate between codes of an autoencoder"
-    _machine_settings = ('device','checkpoint')
+    _machine_settings = ('device','checkpoint','distributed')
     _parameter_constraints = {**ImageOversampler._parameter_constraints,
         'epochs': [Interval(Integral, 1, None, closed='left')],
         'batch_size': [Interval(Integral, 2, None, closed='left')],
@@ -41,7 +42,7 @@ class LatentOversampler(ImageOversampler):
         'generation': [StrOptions({'smote','residual','style'})],
         'donors': [StrOptions({'head'}), Interval(Integral, 1, None, closed='left')],
         'alpha': [Interval(Real, 0, None, closed='neither')],
-        'progress': ['boolean'], 'augment': ['boolean', callable], 'augment_parents': ['boolean', callable]}
+        'progress': ['boolean'], 'distributed': ['boolean'], 'augment': ['boolean', callable], 'augment_parents': ['boolean', callable]}
 
     def fit(self, X, y=None):
         "Learn from images `X` and labels `y`; or from a data set or loader of (image, class number) alone, whose images are never in memory together (see `as_stream`)"
@@ -66,6 +67,7 @@ class LatentOversampler(ImageOversampler):
         "Refuse settings that do not go together"
         if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise InputError(f"checkpoint={str(self.checkpoint)!r} with random_state={self.random_state}; expected a number, for only the same seed can go on. Use random_state=0.")
+        if self.distributed and not isinstance(self.random_state, Integral): raise InputError(f"distributed=True with random_state={self.random_state}; expected a number, for all processes must draw alike. Use random_state=0.")
         if self.augment_parents and self.generation != 'style':
             raise InputError(f"augment_parents with generation={self.generation!r}; expected generation='style', which alone encodes images anew. Leave augment_parents=False.")
 
@@ -77,7 +79,7 @@ class LatentOversampler(ImageOversampler):
         if self.generation != 'smote' and not data.by_number: raise InputError(f"generation={self.generation!r} with a loader that can only be passed through; expected generation='smote', for the others ask for images by number. Pass a map-style data set.")
         learn = autoencoder_learner(data, None, self._latent_dim(data.shape[0]), self.decoder, self._objective(), getattr(self, 'penalty', 'none'), self.batch_size,
             float(self.lr), seed, self.device, self.precision, self.augment, self.balanced, self.checkpoint)
-        self.history_ = train(learn, self.epochs, self.schedule, self.progress)
+        with shared(learn) if self.distributed else nullcontext(): self.history_ = train(learn, self.epochs, self.schedule, self.progress)
         self.autoencoder_ = learn.model.autoencoder.eval()
         memory = isinstance(data, ImagesInMemory)
         self.codes_,self.labels_,self.rows_ = keep_codes(learn.model, data, None if memory else self._to_keep(data))
@@ -184,7 +186,7 @@ class LatentOversampler(ImageOversampler):
         self.autoencoder_.load_state_dict(weights)
         self.autoencoder_.to(pick_device(self.device), memory_format=torch.channels_last).eval()
 
-# %% ../nbs/06_oversamplers.ipynb #336a4900
+# %% ../nbs/06_oversamplers.ipynb #3788007b
 class DeepCLSMOTE(LatentOversampler):
     "SMOTE in a latent space shaped by class centroids (PeerJ Computer Science 3461, 2025)"
     _latent_dims = (20, 300)  # grey, color
@@ -215,6 +217,7 @@ class DeepCLSMOTE(LatentOversampler):
         precision='auto',          # 'float32', 'bfloat16', or 'auto': bfloat16 where the machine gains by it
         image_shape=None,          # (h, w), (c, h, w) or (h, w, c) of the rows of a two-dimensional X
         checkpoint=None,           # A file to write after each epoch, from which a killed fit goes on
+        distributed=False,         # Share the training among the processes of `torchrun` or `accelerate launch`, each with batches of `batch_size`
         progress=True,             # Show a progress bar
     ):
         super().__init__(sampling_strategy=sampling_strategy, image_shape=image_shape, random_state=random_state)
@@ -222,7 +225,7 @@ class DeepCLSMOTE(LatentOversampler):
         self.loss_weights,self.reduction,self.reading,self.centroid = loss_weights,reduction,reading,centroid
         self.decoder,self.schedule,self.augment,self.balanced = decoder,schedule,augment,balanced
         self.generation,self.donors,self.alpha,self.augment_parents = generation,donors,alpha,augment_parents
-        self.precision,self.checkpoint,self.progress = precision,checkpoint,progress
+        self.precision,self.checkpoint,self.distributed,self.progress = precision,checkpoint,distributed,progress
 
     def _check_settings(self):
         ok = all(isinstance(w, Real) and 0 <= w < float('inf') for w in self.loss_weights) and len(self.loss_weights) == 3 and any(self.loss_weights)
@@ -231,7 +234,7 @@ class DeepCLSMOTE(LatentOversampler):
 
     def _objective(self): return Objective(tuple(map(float, self.loss_weights)), self.reduction, self.reading, self.centroid)
 
-# %% ../nbs/06_oversamplers.ipynb #6f8d4ba9
+# %% ../nbs/06_oversamplers.ipynb #057f860b
 class DeepSMOTE(LatentOversampler):
     "SMOTE between codes of an autoencoder (Dablain, Krawczyk, Chawla, IEEE TNNLS 2022)"
     _latent_dims = (300, 600)  # grey, color
@@ -259,6 +262,7 @@ class DeepSMOTE(LatentOversampler):
         precision='auto',          # 'float32', 'bfloat16', or 'auto': bfloat16 where the machine gains by it
         image_shape=None,          # (h, w), (c, h, w) or (h, w, c) of the rows of a two-dimensional X
         checkpoint=None,           # A file to write after each epoch, from which a killed fit goes on
+        distributed=False,         # Share the training among the processes of `torchrun` or `accelerate launch`, each with batches of `batch_size`
         progress=True,             # Show a progress bar
     ):
         super().__init__(sampling_strategy=sampling_strategy, image_shape=image_shape, random_state=random_state)
@@ -266,7 +270,7 @@ class DeepSMOTE(LatentOversampler):
         self.penalty,self.reduction = penalty,reduction
         self.decoder,self.schedule,self.augment,self.balanced = decoder,schedule,augment,balanced
         self.generation,self.donors,self.alpha,self.augment_parents = generation,donors,alpha,augment_parents
-        self.precision,self.checkpoint,self.progress = precision,checkpoint,progress
+        self.precision,self.checkpoint,self.distributed,self.progress = precision,checkpoint,distributed,progress
 
     def _objective(self): return Objective((1.,0.,0.), self.reduction)
 
