@@ -7,9 +7,9 @@ Docs: https://deepclsmote.github.io/deepclsmote/benchmarks.html.md"""
 # %% auto #0
 __all__ = ['step_operations', 'seconds', 'matmul_peak', 'plain_step', 'our_step', 'run_benchmarks', 'describe_machine',
            'tail_of_digits', 'digit_loaders', 'FastCNN', 'epoch_benchmark', 'resnet_step', 'balance_benchmark',
-           'game_benchmark', 'loop_benchmark', 'grid_benchmark']
+           'game_benchmark', 'loop_benchmark', 'grid_benchmark', 'class_benchmark', 'growth']
 
-# %% ../nbs/42_benchmarks.ipynb #d0396b87
+# %% ../nbs/42_benchmarks.ipynb #b68e7804
 import json, platform, statistics, tempfile, time
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,8 @@ from .data import PROTOCOLS, load_dataset, long_tail_split
 from .evaluation import evaluate_cell, read_records, record_path
 from .files import ImageSet
 from .grid import Grid, run_grid
-from .loaders import augment_shift, memory_dataloaders
-from .losses import centroid_loss
+from .loaders import augment_shift, class_shares, draw_rows, memory_dataloaders, rows_by_class
+from .losses import centroid_loss, inter_class_loss, intra_class_loss
 from .models import Autoencoder, build, layer_table
 from .oversamplers import DeepCLSMOTE
 from .report import leaderboard, record_table
@@ -39,6 +39,7 @@ from .rivals.ccr import ccr_benchmark
 from .rivals.gamo import gamo_benchmark
 from .rivals.rbo import rbo_benchmark
 from .rivals.wgan import wgan_benchmark
+from .smote import neighbors
 from .training import CodesToo, Objective, autoencoder_learner, gains_by_bfloat16
 
 # %% ../nbs/42_benchmarks.ipynb #f132974f
@@ -313,3 +314,29 @@ def _read_seconds(data, copies):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(dict(record, method=path.parent.parent.name, seed=i%100), indent=1))
         return seconds(lambda: leaderboard(record_table(read_records(d))), 1, 'cpu')[0]
+
+# %% ../nbs/42_benchmarks.ipynb #459b3c3d
+def class_benchmark(
+    quick:bool=False, # Fewer classes
+)->pd.DataFrame:      # A row a way and number of classes: what, classes, images, milliseconds
+    "Losses with their gradients, neighbors and balanced draws, for 10 to 10,000 classes of 1 to 50 images"
+    rows = []
+    for C in (10,30,100) if quick else (10,30,100,300,1000,3000,10_000):
+        g = new_generator(C)
+        y = torch.arange(C).repeat_interleave(torch.randint(1, 51, (C,), generator=g))
+        z,y = torch.randn(len(y), 64, generator=g, requires_grad=True),y[torch.randperm(len(y), generator=g)]
+        def by_product():
+            member = (torch.arange(C)[:,None] == y).float()
+            torch.autograd.grad((z - member.T @ (member @ z/member.sum(1, keepdim=True))).square().sum(), z)
+        ways = {'intra-class, gradient': lambda: torch.autograd.grad(intra_class_loss(z, y), z), 'inter-class, gradient': lambda: torch.autograd.grad(inter_class_loss(z, y), z),
+                'means by matrix product': by_product if C <= 1000 else None, 'inter-class, algorithm': lambda: torch.autograd.grad(inter_class_loss(z, y, reading='algorithm'), z),
+                'neighbors in every class': lambda: [neighbors(z.detach()[own], 5) for own in rows_by_class(y)], 'rows of a balanced epoch': lambda: draw_rows(y, len(y), class_shares(y.bincount()), g)}
+        rows += [dict(what=k, classes=C, images=len(y), milliseconds=1000*min(seconds(f, 1 if C > 1000 else 3, 'cpu'))) for k,f in ways.items() if f]
+    return pd.DataFrame(rows)
+
+def growth(
+    t:pd.DataFrame, # Rows of one way from `class_benchmark`
+)->float:           # 1: as the classes; 2: as their pairs
+    "With which power of the number of classes the time of the last decade grows"
+    last = t[t.classes >= t.classes.max()/10]
+    return np.polyfit(np.log(last.classes), np.log(last.milliseconds), 1)[0]

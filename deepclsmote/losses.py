@@ -104,8 +104,8 @@ def intra_class_loss(
     z,c = _from_center(z, at, counts, centroids)
     return _intra(z, at, counts, c)
 
-# %% ../nbs/03_losses.ipynb #78e74f87
-_at_a_time = 2**24 # Differences held at once
+# %% ../nbs/03_losses.ipynb #988e13eb
+_at_a_time = 2**24 # Distances held at once
 
 def _inverse_distances(
     rows:Tensor, # (r, d) some of the centroids
@@ -114,7 +114,7 @@ def _inverse_distances(
     eps:float,   # Added to squared distances
 )->Tensor:       # ()
     "1/(squared distance + eps) of each of `rows` to each other centroid, added up"
-    sq = (rows[:,None] - c).square().sum(2)                     # (r, J)
+    sq = torch.cdist(rows, c, compute_mode='donot_use_mm_for_euclid_dist').square() # (r, J)
     itself = torch.arange(len(c), device=c.device) == torch.arange(first, first+len(rows), device=c.device)[:,None]
     return (1/(sq + eps)).masked_fill(itself, 0).sum()
 
@@ -128,7 +128,7 @@ def _inter(
     if not 0<eps<math.inf: raise InputError(f"eps={eps!r}; expected a positive number such as 1e-8.")
     if len(c)<2: return (c*0).sum()                             # exactly 0, and backward works
     if reading=="equation": return 1/(2*len(c)*(c - c.mean(0)).square().sum() + eps)
-    r = max(1, _at_a_time//max(1, c.numel()))
+    r = max(1, _at_a_time//len(c))
     if r>=len(c): return _inverse_distances(c, c, 0, eps)
     return sum(checkpoint(_inverse_distances, c[i:i+r], c, i, eps, use_reentrant=False, preserve_rng_state=False) for i in range(0, len(c), r))
 

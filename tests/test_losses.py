@@ -315,7 +315,7 @@ def test_refusals(call, words):
     assert words in str(e.value)
 
 
-@pytest.mark.parametrize('held', [1, 40, 90, 10**6])
+@pytest.mark.parametrize('held', [1, 22, 60, 10**6])
 def test_algorithm_in_blocks(held, monkeypatch):
     c = torch.randn(11, 4, dtype=torch.float64, generator=new_generator(0)).requires_grad_()
     whole = losses._inter(c, 1e-8, 'algorithm')
@@ -326,7 +326,7 @@ def test_algorithm_in_blocks(held, monkeypatch):
     got = losses._inter(c, 1e-8, 'algorithm')
     torch.testing.assert_close(got, whole)
     torch.testing.assert_close(torch.autograd.grad(got, c)[0], expected)
-    assert max(sizes) == min(11, max(1, held//44))
+    assert max(sizes) == min(11, max(1, held//11))
     torch.autograd.gradcheck(lambda c: losses._inter(c, 1e-2, 'algorithm'), c)
 
 
