@@ -232,7 +232,7 @@ def _check_values(a):
     if lo < -1 or hi > 1: raise InputError(f"X is float and runs from {lo:g} to {hi:g}; expected [0, 1] or [-1, 1]. Divide by 255, or pass uint8.")
     return -1. if lo < 0 else 0.
 
-# %% ../nbs/00_core.ipynb #b3bd93ec
+# %% ../nbs/00_core.ipynb #4ed0a0e2
 class ImageOversampler(BaseOverSampler):
     "Base of all oversamplers of images: reads and writes the caller's form, counts, keeps provenance, saves"
     _parameter_constraints = {**BaseOverSampler._parameter_constraints, 'image_shape': ['array-like', None]}
@@ -308,6 +308,10 @@ class ImageOversampler(BaseOverSampler):
             new[at] = to_signed(self._sample_images(c, int(at.sum()), generator)[0])
         return new
 
+    def _sample_classes(self, wanted, generator):
+        "Of each class its number and what `_sample_images` gives; a subclass may have a faster way"
+        return [(c, *self._sample_images(c, n, generator)) for c,n in wanted.items() if n]
+
     def _fit_images(self, images, labels, seed): raise NotImplementedError(f"{type(self).__name__} must define _fit_images")
     def _sample_images(self, label, n, generator): raise NotImplementedError(f"{type(self).__name__} must define _sample_images")
 
@@ -350,7 +354,7 @@ class ImageOversampler(BaseOverSampler):
 
     def _draw(self, wanted, generator, flat=False):
         "Images and provenance for class numbers -> how many"
-        made = [(c, *self._sample_images(c, n, generator)) for c,n in wanted.items() if n]
+        made = self._sample_classes(wanted, generator)
         images = torch.cat([m[1] for m in made]) if made else torch.zeros(0, *self.format_.shape)
         parents = torch.cat([m[2] for m in made]).numpy() if made else np.zeros((0,2), np.int64)
         weights = torch.cat([m[3] for m in made]).numpy() if made else np.zeros(0, np.float32)

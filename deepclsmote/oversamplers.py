@@ -7,20 +7,23 @@ Docs: https://deepclsmote.github.io/deepclsmote/oversamplers.html.md"""
 # %% auto #0
 __all__ = ['LatentOversampler', 'DeepCLSMOTE', 'DeepSMOTE', 'donor_rows']
 
-# %% ../nbs/06_oversamplers.ipynb #034fad0e
+# %% ../nbs/06_oversamplers.ipynb #916d34f5
 import warnings
 from numbers import Integral, Real
+import numpy as np
 import torch
+from imblearn.utils import check_sampling_strategy
 from sklearn.utils._param_validation import Interval, StrOptions
-from .core import ImageOversampler, InputError, pick_device, to_signed
+from .core import ImageOversampler, InputError, as_seed, new_generator, pick_device, spawn_seeds, to_signed
 from .data import shot_groups
-from .loaders import augment_shift
+from .loaders import ImagesInMemory, augment_shift, rows_by_class
 from .losses import centroid_loss
 from .models import Autoencoder
 from .smote import add_residual, draw_donors, draw_pairs, interpolate, neighbors, transfer
-from .training import CodesToo, Objective, autoencoder_learner, encode_all, gains_by_bfloat16, train
+from .streams import as_stream
+from .training import CodesToo, Objective, at_a_time, autoencoder_learner, gains_by_bfloat16, keep_codes, train
 
-# %% ../nbs/06_oversamplers.ipynb #2a68f0a8
+# %% ../nbs/06_oversamplers.ipynb #b7d7c06d
 class LatentOversampler(ImageOversampler):
     "Base of oversamplers that interpolate between codes of an autoencoder"
     _machine_settings = ('device','checkpoint')
@@ -40,33 +43,72 @@ class LatentOversampler(ImageOversampler):
         'alpha': [Interval(Real, 0, None, closed='neither')],
         'progress': ['boolean'], 'augment': ['boolean', callable], 'augment_parents': ['boolean', callable]}
 
+    def fit(self, X, y=None):
+        "Learn from images `X` and labels `y`; or from a data set or loader of (image, class number) alone, whose images are never in memory together (see `as_stream`)"
+        stream = as_stream(X) if y is None and X is not None else None
+        if stream is None: return super().fit(X, y)
+        self._check_settings()
+        self._validate_params()
+        if len(stream.vocab) < 2: raise InputError("the data set has one class; expected at least two. There is nothing to balance.")
+        self._forget()
+        self.format_,self.classes_ = stream.form,np.array(stream.vocab)
+        self.sampling_strategy_ = check_sampling_strategy(self.sampling_strategy, self.classes_[stream.labels], self._sampling_type)
+        fit_seed,sample_seed = spawn_seeds(as_seed(self.random_state), 2)
+        self._learn(stream, fit_seed)
+        self.generator_ = new_generator(sample_seed)
+        return self
+
     def _check(self, X, y):
+        self._check_settings()
+        return super()._check(X, y)
+
+    def _check_settings(self):
+        "Refuse settings that do not go together"
         if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise InputError(f"checkpoint={str(self.checkpoint)!r} with random_state={self.random_state}; expected a number, for only the same seed can go on. Use random_state=0.")
         if self.augment_parents and self.generation != 'style':
             raise InputError(f"augment_parents with generation={self.generation!r}; expected generation='style', which alone encodes images anew. Leave augment_parents=False.")
-        return super()._check(X, y)
 
-    def _fit_images(self, images, labels, seed):
-        if self.generation == 'style': donor_rows(labels, self.donors)  # refuses before any work
-        learn = autoencoder_learner(images, labels, self._latent_dim(images.shape[1]), self.decoder, self._objective(), getattr(self, 'penalty', 'none'), self.batch_size,
+    def _fit_images(self, images, labels, seed): self._learn(ImagesInMemory(images, labels), seed)
+
+    def _learn(self, data, seed):
+        "Train on images in memory or streamed, and keep the codes"
+        if self.generation == 'style': donor_rows(data.labels, self.donors)  # refuses before any work
+        if self.generation != 'smote' and not data.by_number: raise InputError(f"generation={self.generation!r} with a loader that can only be passed through; expected generation='smote', for the others ask for images by number. Pass a map-style data set.")
+        learn = autoencoder_learner(data, None, self._latent_dim(data.shape[0]), self.decoder, self._objective(), getattr(self, 'penalty', 'none'), self.batch_size,
             float(self.lr), seed, self.device, self.precision, self.augment, self.balanced, self.checkpoint)
         self.history_ = train(learn, self.epochs, self.schedule, self.progress)
         self.autoencoder_ = learn.model.autoencoder.eval()
-        self.codes_,self.labels_ = encode_all(learn.model, images),labels
-        self.images_,self.near_ = images[:0] if self.generation == 'smote' else images,{}
+        memory = isinstance(data, ImagesInMemory)
+        self.codes_,self.labels_,self.rows_ = keep_codes(learn.model, data, None if memory else self._to_keep(data))
+        self.images_ = torch.zeros(0, *data.shape, dtype=torch.uint8) if self.generation == 'smote' else data.images if memory else data.pixels(self.rows_)
+        self.near_ = {}
+
+    def _to_keep(self, stream):
+        "Numbers of the classes whose codes are needed: those to be oversampled, and donors"
+        wanted = {c for c,n in self._wanted().items() if n}
+        if self.generation == 'style': wanted |= {int(stream.labels[rows[0]]) for rows in donor_rows(stream.labels, self.donors)}
+        return torch.tensor(sorted(wanted), dtype=torch.int64)
 
     def _latent_dim(self, channels): return self.latent_dim or self._latent_dims[channels > 1]
     def _coder(self):
         device = next(self.autoencoder_.parameters()).device
         return CodesToo(self.autoencoder_, self.precision == 'bfloat16' or self.precision == 'auto' and gains_by_bfloat16(device)).eval()
 
-    def _sample_images(self, label, n, generator):
-        rows,weights = self._rows(label, n, generator)
-        styled = self.generation == 'style'
-        if not styled and (self.labels_ == label).sum() == 1: warnings.warn(f"Class {self._name(label)!r} has one image: its {n} new images are decoded copies of it.", stacklevel=2)
-        images = torch.cat([self._decode(*part, generator).cpu() for part in zip(rows.split(500), weights.split(500))])
-        return images, rows[:,:2], weights, *([dict(donor_i=rows[:,2].numpy(), donor_j=rows[:,3].numpy())] if styled else [])
+    def _sample_images(self, label, n, generator): return self._sample_classes({label: n}, generator)[0][1:]
+
+    def _sample_classes(self, wanted, generator):
+        "The images of all classes decoded together, for with thousands of classes each has but a few"
+        drawn,styled = [(c, n, *self._rows(c, n, generator)) for c,n in wanted.items() if n],self.generation == 'style'
+        if not drawn: return []
+        for c,n,*_ in drawn:
+            if not styled and len(self._own(c)) == 1: warnings.warn(f"Class {self._name(c)!r} has one image: its {n} new images are decoded copies of it.", stacklevel=2)
+        rows,weights = torch.cat([d[2] for d in drawn]),torch.cat([d[3] for d in drawn])
+        most = at_a_time(self.format_.shape)
+        images = torch.cat([self._decode(*part, generator).cpu() for part in zip(rows.split(most), weights.split(most))])
+        rows = torch.where(rows < 0, rows, self.rows_[rows])
+        parts = zip(drawn, *(t.split([d[1] for d in drawn]) for t in (images, rows, weights)))
+        return [(d[0], x, r[:,:2], w, *([dict(donor_i=r[:,2].numpy(), donor_j=r[:,3].numpy())] if styled else [])) for d,x,r,w in parts]
 
     def _draw_images(self, labels, generator):
         rows,weights = torch.zeros(len(labels), 4 if self.generation == 'style' else 2, dtype=torch.int64),torch.zeros(len(labels))
@@ -75,20 +117,28 @@ class LatentOversampler(ImageOversampler):
             rows[at],weights[at] = self._rows(c, int(at.sum()), generator)
         return self._decode(rows, weights, generator)
 
+    def _own(self, label):
+        "Where the codes of a class are kept"
+        if 'own' not in self.near_: self.near_['own'] = rows_by_class(self.labels_)
+        own = self.near_['own'][label] if label < len(self.near_['own']) else ()
+        if not len(own): raise InputError(f"class {self._name(label)!r} was not to be oversampled, so none of its codes was kept; expected one that sampling_strategy={self.sampling_strategy!r} names. Fit with a sampling_strategy that names it.")
+        return own
+
+    def _code(self, rows): return self.codes_[rows].float()
+
     def _rows(self, label, n, generator):
-        "For `n` new images of a class: both parents, or parent, -1 and both donors, as rows of X; and the weights"
+        "For `n` new images of a class: where both parents, or parent, -1 and both donors, are kept; and the weights"
         if self.generation != 'style': return self._parents(label, n, generator)
-        own,key = torch.where(self.labels_ == label)[0],('donors',self.donors)
+        own,key = self._own(label),('donors',self.donors)
         if key not in self.near_: self.near_[key] = donor_rows(self.labels_, self.donors)
         base = own[torch.randint(len(own), (n,), generator=generator)]
         return torch.stack([base, torch.full((n,), -1), *draw_donors(self.near_[key], n, generator)], 1), torch.rand(n, generator=generator)
 
     def _parents(self, label, n, generator):
-        "Both parents of `n` new codes of a class, as rows of X, and the weights of the second ones"
-        if (label, self.k_neighbors) not in self.near_:
-            own = torch.where(self.labels_ == label)[0]
-            self.near_[label, self.k_neighbors] = own,neighbors(self.codes_[own], self.k_neighbors)
-        own,near = self.near_[label, self.k_neighbors]
+        "Where both parents of `n` new codes of a class are kept, and the weights of the second ones"
+        own = self._own(label)
+        if (label, self.k_neighbors) not in self.near_: self.near_[label, self.k_neighbors] = neighbors(self._code(own), self.k_neighbors)
+        near = self.near_[label, self.k_neighbors]
         base,column,weights = draw_pairs(len(own), n, near.shape[1], generator)
         other = near[base,column] if near.shape[1] else base
         return torch.stack([own[base], own[other]], 1),weights
@@ -103,36 +153,38 @@ class LatentOversampler(ImageOversampler):
         device = next(coder.parameters()).device
         with torch.no_grad():
             if self.generation == 'style': return self._restyle(coder, device, rows, weights, generator)
-            x = coder.decode(interpolate(self.codes_, *rows.T, weights).to(device))
+            z,at = self._code(rows.T.flatten()),torch.arange(2*len(rows)).view(2, -1)
+            x = coder.decode(interpolate(z, *at, weights).to(device))
             if self.generation == 'smote': return x
             x_a,x_b = (to_signed(self.images_[p].to(device)) for p in rows.T)
-            hat_a,hat_b = (coder.decode(self.codes_[p].to(device)) for p in rows.T)
+            hat_a,hat_b = (coder.decode(self._code(p).to(device)) for p in rows.T)
             return add_residual(x, x_a, x_b, hat_a, hat_b, weights.to(device))
 
     def _restyle(self, coder, device, rows, weights, generator):
         "Parents moved by `alpha*weights` of the difference of their donors"
         a,_,i,j = rows.T
-        x,z = to_signed(self.images_[a].to(device)),self.codes_[a]
+        x,z,ends = to_signed(self.images_[a].to(device)),self._code(a),self._code(torch.cat([i, j]))
         if self.augment_parents:
             x = (augment_shift if self.augment_parents is True else self.augment_parents)(x, generator)
             z = coder.encode(x).cpu()
-        x_new,x_hat = (coder.decode(z.to(device)) for z in (transfer(z, self.codes_, i, j, weights*float(self.alpha)), z))
+        x_new,x_hat = (coder.decode(z.to(device)) for z in (transfer(z, ends, *torch.arange(len(ends)).view(2, -1), weights*float(self.alpha)), z))
         return add_residual(x_new, x, x, x_hat, x_hat, torch.zeros(len(x)))
 
     def _tensors(self):
         weights = {f'autoencoder.{k}': v for k,v in self.autoencoder_.state_dict().items()}
-        return {**weights, 'codes': self.codes_, 'labels': self.labels_, 'images': self.images_}
+        return {**weights, 'codes': self.codes_, 'labels': self.labels_, 'rows': self.rows_, 'images': self.images_}
 
     def _set_tensors(self, tensors):
         c,h,w = self.format_.shape
         weights = {k.removeprefix('autoencoder.'): v for k,v in tensors.items() if k.startswith('autoencoder.')}
         self.codes_,self.labels_,self.images_ = (tensors[k] for k in ('codes','labels','images'))
+        self.rows_ = tensors.get('rows', torch.arange(len(self.labels_)))
         self.near_ = {}
         self.autoencoder_ = Autoencoder(c, (h,w), self.codes_.shape[1], self.decoder, 'encoder.centroid.weight' in weights)
         self.autoencoder_.load_state_dict(weights)
         self.autoencoder_.to(pick_device(self.device), memory_format=torch.channels_last).eval()
 
-# %% ../nbs/06_oversamplers.ipynb #105def9d
+# %% ../nbs/06_oversamplers.ipynb #336a4900
 class DeepCLSMOTE(LatentOversampler):
     "SMOTE in a latent space shaped by class centroids (PeerJ Computer Science 3461, 2025)"
     _latent_dims = (20, 300)  # grey, color
@@ -172,10 +224,10 @@ class DeepCLSMOTE(LatentOversampler):
         self.generation,self.donors,self.alpha,self.augment_parents = generation,donors,alpha,augment_parents
         self.precision,self.checkpoint,self.progress = precision,checkpoint,progress
 
-    def _check(self, X, y):
+    def _check_settings(self):
         ok = all(isinstance(w, Real) and 0 <= w < float('inf') for w in self.loss_weights) and len(self.loss_weights) == 3 and any(self.loss_weights)
         if not ok: raise InputError(f"loss_weights={self.loss_weights!r}; expected three numbers from 0, not all 0. Use (1, 1, 1).")
-        return super()._check(X, y)
+        super()._check_settings()
 
     def _objective(self): return Objective(tuple(map(float, self.loss_weights)), self.reduction, self.reading, self.centroid)
 
@@ -218,7 +270,7 @@ class DeepSMOTE(LatentOversampler):
 
     def _objective(self): return Objective((1.,0.,0.), self.reduction)
 
-# %% ../nbs/06_oversamplers.ipynb #2c5de8fa
+# %% ../nbs/06_oversamplers.ipynb #f4e7084f
 def donor_rows(
     labels:torch.Tensor, # (n,) int64 class numbers of the training images
     donors='head',       # 'head': classes of more than 100 images, or the largest where there is none; a number n: the n largest
@@ -227,4 +279,5 @@ def donor_rows(
     counts = labels.bincount()
     if counts.max() < 2: raise InputError("generation='style' with one image a class; expected a class of at least two, whose difference can be borrowed. Use generation='smote'.")
     n = max(1, len(shot_groups(counts.tolist())['many'])) if donors == 'head' else donors
-    return [torch.where(labels == c)[0] for c in counts.argsort(descending=True, stable=True)[:n].tolist() if counts[c] > 1]
+    own = rows_by_class(labels)
+    return [own[c] for c in counts.argsort(descending=True, stable=True)[:n].tolist() if len(own[c]) > 1]

@@ -1,10 +1,11 @@
 "The losses against their formulas in NumPy, against difference quotients, and at the edges."
-import math
+import math, subprocess, sys
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from deepclsmote import losses
 from deepclsmote.core import InputError, new_generator
 from deepclsmote.losses import (centroid_loss, class_means, epoch_centroids, inter_class_loss, intra_class_loss, permutation_penalty,
                                 reconstruction_loss)
@@ -312,3 +313,44 @@ x = torch.zeros(20, 1, 2, 2)
 def test_refusals(call, words):
     with pytest.raises(InputError) as e: call()
     assert words in str(e.value)
+
+
+@pytest.mark.parametrize('held', [1, 40, 90, 10**6])
+def test_algorithm_in_blocks(held, monkeypatch):
+    c = torch.randn(11, 4, dtype=torch.float64, generator=new_generator(0)).requires_grad_()
+    whole = losses._inter(c, 1e-8, 'algorithm')
+    expected = torch.autograd.grad(whole, c)[0]
+    sizes,block = [],losses._inverse_distances
+    monkeypatch.setattr(losses, '_at_a_time', held)
+    monkeypatch.setattr(losses, '_inverse_distances', lambda rows, c, *rest: (sizes.append(len(rows)), block(rows, c, *rest))[1])
+    got = losses._inter(c, 1e-8, 'algorithm')
+    torch.testing.assert_close(got, whole)
+    torch.testing.assert_close(torch.autograd.grad(got, c)[0], expected)
+    assert max(sizes) == min(11, max(1, held//44))
+    torch.autograd.gradcheck(lambda c: losses._inter(c, 1e-2, 'algorithm'), c)
+
+
+def test_sums_by_class_are_those_of_the_matrix():
+    v,at = torch.randn(50, 3, dtype=torch.float64, generator=new_generator(1)),torch.randint(7, (50,), generator=new_generator(2))
+    member = (torch.arange(9)[:,None] == at).double()
+    torch.testing.assert_close(losses.sums_by_class(v, at, 9), member @ v)
+    torch.testing.assert_close(losses.sums_by_class(v[:,0], at, 9), member @ v[:,0])
+    torch.autograd.gradcheck(lambda v: losses.sums_by_class(v, at, 9), v.requires_grad_())
+
+
+def test_ten_thousand_classes_in_little_memory():
+    "Both losses and their gradients: 10,000 classes of 1 to 50 images; the matrix of classes and images alone would take 10 GB"
+    code = """
+import resource, torch
+from deepclsmote.losses import inter_class_loss, intra_class_loss
+torch.set_num_threads(1)
+g = torch.Generator().manual_seed(0)
+y = torch.arange(10_000).repeat_interleave(torch.randint(1, 51, (10_000,), generator=g))
+z = torch.randn(len(y), 64, generator=g, requires_grad=True)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+(intra_class_loss(z, y) + inter_class_loss(z, y)).backward()
+assert z.grad.isfinite().all() and z.grad.any()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/1024)
+"""
+    grown = float(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, timeout=300).stdout)
+    assert grown < 1000  # MB; the codes are 64 MB

@@ -13,9 +13,9 @@ from fastai.callback.training import GradientAccumulation, ShortEpochCallback
 from fastai.torch_core import get_model
 from torch import nn
 from deepclsmote.core import InputError, load_tensors, new_generator, save_tensors, toy_images
-from deepclsmote.loaders import augment_shift
+from deepclsmote.loaders import ImagesInMemory, augment_shift
 from deepclsmote.models import Conv, ConvTranspose
-from deepclsmote.training import Checkpoint, Objective, autoencoder_learner, encode_all, history, train
+from deepclsmote.training import Checkpoint, Objective, autoencoder_learner, encode_all, encoded, history, train
 
 X,Y = toy_images((20,12,5))
 images,labels = torch.from_numpy(X)[:,None],torch.from_numpy(Y)
@@ -517,9 +517,9 @@ def test_encode_all_restores_the_mode():
     learn = tiny_learner()
     for mode in (True, False):
         learn.model.train(mode)
-        z = encode_all(learn.model, images, batch_size=7)
+        z = encode_all(learn.model, images)
         assert learn.model.training == mode and z.shape == (37,2) and not z.requires_grad
-    torch.testing.assert_close(z, encode_all(learn.model, images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(z, torch.cat([z for z,_ in encoded(learn.model, ImagesInMemory(images, labels), torch.arange(37))]))
 
 def test_inputs_are_not_changed():
     x,y = images.clone(),labels.clone()
