@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
-# %% ../nbs/50_cli.ipynb #032e4be3
+# %% ../nbs/50_cli.ipynb #b461cb75
 with warnings.catch_warnings():  # of libraries about each other, nothing that a user could change
     warnings.simplefilter('ignore')
     import numpy as np
@@ -31,6 +31,7 @@ with warnings.catch_warnings():  # of libraries about each other, nothing that a
     from deepclsmote.files import folder_images, to_pil
     from deepclsmote import registry
     from deepclsmote.gallery import gallery_cell
+    from deepclsmote.oversamplers import LatentOversampler
     from deepclsmote.grid import Grid, in_words, price, run_grid
     from deepclsmote.report import first_lines, record_table, write_report
 
@@ -156,7 +157,7 @@ def _replacing(path, work):
         f.flush(); os.fsync(f.fileno())
     os.replace(work/'unfinished', path)
 
-# %% ../nbs/50_cli.ipynb #b310cbdb
+# %% ../nbs/50_cli.ipynb #e6e01f05
 def _stage(items, what, n=None):
     "`items`, with a bar and the time left on a terminal and with a line elsewhere"
     n = len(items) if n is None else n
@@ -170,7 +171,8 @@ def _check_pixels(data):
     for i in _stage(range(len(data)), 'Reading images to see that they are whole'): data.pixels(i)
 
 def _fit(sampler, data):
-    "Learn from files; all are loaded"
+    "Learn from files, opened one by one where the method can; the others load all"
+    if isinstance(sampler, LatentOversampler): return sampler.fit(data)
     whole = data.load()
     return sampler.fit(whole.images, whole.labels)
 
