@@ -7,31 +7,37 @@ Docs: https://deepclsmote.github.io/deepclsmote/cli.html.md"""
 # %% auto #0
 __all__ = ['commands', 'balance', 'demo', 'bench', 'methods', 'gallery', 'evaluate', 'report', 'main']
 
-# %% ../nbs/50_cli.ipynb #6d3ba0c8
-import inspect, json, os, re, shutil, sys, tempfile, time, warnings
+# %% ../nbs/50_cli.ipynb #5c23974b
+import csv, errno, hashlib, inspect, io, json, os, re, shutil, sys, tarfile, tempfile, time, warnings
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
-# %% ../nbs/50_cli.ipynb #4d28d07c
+# %% ../nbs/50_cli.ipynb #b461cb75
 with warnings.catch_warnings():  # of libraries about each other, nothing that a user could change
     warnings.simplefilter('ignore')
     import numpy as np
     import pandas as pd
-    from PIL import Image
+    import torch
     from fastcore.script import anno_parser
+    from fastprogress.fastprogress import progress_bar
+    from filelock import FileLock, Timeout
     from sklearn.utils._param_validation import InvalidParameterError
     import deepclsmote
     from deepclsmote.benchmarks import balance_benchmark, describe_machine, epoch_benchmark, game_benchmark, grid_benchmark, loop_benchmark, run_benchmarks
-    from deepclsmote.core import InputError, class_counts, write_atomic
-    from deepclsmote.data import load_dataset, load_folder, long_tail_split
+    from deepclsmote.core import InputError, as_seed, class_counts, new_generator, write_atomic
+    from deepclsmote.data import load_dataset, long_tail_split
     from deepclsmote.evaluation import compare, read_records, save_comparison, score_table
+    from deepclsmote.files import folder_images, to_pil
     from deepclsmote import registry
     from deepclsmote.gallery import gallery_cell
+    from deepclsmote.oversamplers import LatentOversampler
     from deepclsmote.grid import Grid, in_words, price, run_grid
     from deepclsmote.report import first_lines, record_table, write_report
 
-# %% ../nbs/50_cli.ipynb #45fb8cf0
+# %% ../nbs/50_cli.ipynb #ae2148bf
 def balance(
-    in_:str,                  # Folder with one folder of images a class
+    in_:str,                  # Folder with one folder of images a class, at any depth
     out:str,                  # Folder to make; must be absent or empty
     method:str='deepclsmote', # An oversampler that `deepclsmote methods` lists; settings in parentheses: 'bagan(steps=500)'
     size:int=0,               # Pixels a side of the images that are learned and made; 0: as they are
@@ -40,28 +46,29 @@ def balance(
     decoder:str='papers',     # Theirs: 'papers', or 'compact', several times faster
     schedule:str='constant',  # Theirs: 'constant' or 'one-cycle'
     seed:int=0,               # Decides all draws
-    checkpoint:str='',        # File that these two write after each epoch, from which a killed run goes on
+    shards:int=0,             # Write tar files of so many images each, for webdataset; 0: class folders
 ):
-    "Balance a folder of class folders into a new folder"
+    "Balance a folder of class folders into a new one; killed and started again, it goes on"
     src,out = Path(in_).expanduser(),Path(out).expanduser()
+    settings = dict(version=deepclsmote.__version__, method=method, size=size, to=to, epochs=epochs, decoder=decoder, schedule=schedule, seed=seed, shards=shards)
     combination = registry.parse(method)
     if combination.training or combination.sampler[0] in ('none','rus'): raise InputError(f"method={method!r} makes no images; expected one oversampler, such as 'deepclsmote' or 'smote'. See deepclsmote methods.")
-    deep = _taken(combination.sampler[0], dict(epochs=(epochs,200), decoder=(decoder,'papers'), schedule=(schedule,'constant'), checkpoint=(checkpoint or None,None)))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise InputError(f"{out} exists and is not empty; expected a new folder. Name another, or remove it.")
-    if src.resolve() in [out.resolve(), *out.resolve().parents]: raise InputError(f"{out} lies in {src}; expected a folder outside. Name another.")
-    _check_out(out)
-    data = load_folder(src, size or None)
-    counts = class_counts(data.labels)
-    if to < 0: raise InputError(f"to={to}; expected 0 or more. Use to=0 for the size of the largest class.")
-    strategy = {c: max(to, n) for c,n in counts.items()} if to else 'auto'
-    print(f"{len(data)} images of {data.images.shape[2]} x {data.images.shape[1]} pixels in {len(counts)} classes, from {min(counts.values())} to {max(counts.values())} a class")
-    sampler = combination.make(random_state=seed, sampling_strategy=strategy, **deep)
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Class .* has one image')  # it would tell the class by its number
-        images,_ = sampler.fit_resample(data.images, data.labels)
-    for c in [c for c in sampler.provenance_.label.unique() if counts[c] == 1]: print(f"class {data.classes[c]!r} has one image: its new images are copies of it")
-    names = _write_folder(src, out, data, images[len(data):], sampler.provenance_)
-    print(f"\nWrote {out}: {len(data)} originals and {len(names)} synthetic images; their parents are in {out/'provenance.csv'}")
+    deep = _taken(combination.sampler[0], dict(epochs=(epochs,200), decoder=(decoder,'papers'), schedule=(schedule,'constant')))
+    for k,v in dict(to=to, shards=shards).items():
+        if v < 0: raise InputError(f"{k}={v}; expected 0 or more. Use {k}=0 for {dict(to='the size of the largest class', shards='class folders')[k]}.")
+    writer = _tar_writer() if shards else None
+    work,done = _room(src, out)
+    data = folder_images(src, size or None)
+    counts = data.targets.bincount().tolist()
+    goal = {c: max(to or max(counts), n) for c,n in enumerate(counts)}
+    make = lambda **more: combination.make(random_state=seed, sampling_strategy=goal if to else 'auto', **deep, **more)
+    _try_out(make(), data, seed)
+    print(f"{len(data):,} images of {data.shape[2]} x {data.shape[1]} pixels in {len(counts):,} classes, from {min(counts):,} to {max(counts):,} a class")
+    with _partial(work, out, {**settings, 'images': _fingerprint(data)}, lambda: _check_pixels(data)):
+        if not done: _fill(work, data, make, {c: goal[c]-n for c,n in enumerate(counts) if goal[c] > n}, seed, shards, writer)
+        _appear(work, out)
+    new = sum(goal.values())-len(data)
+    print(f"\nWrote {out}: {len(data):,} originals and {new:,} synthetic images; their parents are in {out/'provenance.csv'}")
 
 def _taken(name, given):
     "Those of `given` (name -> (value, default)) that method `name` has as settings; one that it lacks may only be left at its default"
@@ -75,29 +82,217 @@ def _check_out(out):
     near = next(p for p in [out, *out.absolute().parents] if p.exists())
     if not near.is_dir() or not os.access(near, os.W_OK): raise InputError(f"{out} cannot be written, for {near} is {'read-only' if near.is_dir() else 'a file'}; expected a folder. Name another.")
 
-def _write_folder(src, out, data, new, made):
-    "Originals, synthetic images and provenance in a folder that appears when complete; returns the new files' names"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f'.{out.name}.'))
+def _try_out(sampler, data, seed):
+    "Refuse settings and sizes with one image of each of two classes, before the long work"
+    as_seed(seed)
+    sampler._check(np.stack([data.pixels(0), data.pixels(int((data.targets == 1).nonzero()[0]))]), [0,1])
+
+# %% ../nbs/50_cli.ipynb #c74898a4
+def _room(src, out):
+    "(work folder, was only the last step missing?), or why OUT cannot be"
+    place = out.resolve()
+    work = place.with_name(f'.{place.name}.partial')
+    full = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    done = full and (work/'settings.json').exists() and not (work/'tree').exists()  # killed while it tidied up
+    if full and not done: raise InputError(f"{out} exists and is not empty; expected a new folder. Name another, or remove it.")
+    if src.resolve() in [place, *place.parents]: raise InputError(f"{out} lies in {src}; expected a folder outside. Name another.")
+    if os.path.ismount(place): raise InputError(f"{out} is where a disk is mounted; expected a folder to be made. Name one inside it.")
+    _check_out(out)
+    return work,done
+
+def _fingerprint(data):
+    "A hash of the images' names, sizes in bytes and times"
+    h = hashlib.sha256()
+    for i,p in enumerate(data.paths):
+        at = os.stat(data.file(i))
+        h.update(f'{p}\0{at.st_size}\0{at.st_mtime_ns}\n'.encode(errors='surrogateescape'))
+    return h.hexdigest()
+
+@contextmanager
+def _partial(work, out, settings, check):
+    "The work folder, for this process alone; `check` is called when it is new"
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work/'lock')
+    try: lock.acquire(timeout=0)
+    except Timeout: raise InputError(f"{work} is in use, for another process makes {out}; expected to be alone. Wait for it, or name another folder.") from None
     try:
-        for f in data.paths:
-            (tmp/f).parent.mkdir(exist_ok=True)
-            shutil.copy2(src/f, tmp/f)
-        names,taken = [],set(data.paths)
-        number = made.groupby('label').cumcount()+1
-        for i,(label,image) in enumerate(zip(made.label, new)):
-            name = Path(data.classes[label])/f'synthetic-{number.iloc[i]:05d}.png'
-            while name in taken: name = name.with_name('x'+name.name)
-            Image.fromarray(image).save(tmp/name)
-            names.append(name)
-        path = lambda rows: ['' if r < 0 else data.paths[r].as_posix() for r in rows]
-        table = pd.DataFrame(dict(file=[n.as_posix() for n in names], label=[data.classes[c] for c in made.label], parent_a=path(made.parent_a), parent_b=path(made.parent_b), weight=made.weight))
-        write_atomic(tmp/'provenance.csv', table.to_csv(index=False).encode())
-        os.chmod(tmp, 0o755)
-        if out.exists(): out.rmdir()
-        os.replace(tmp, out)
-    except BaseException: shutil.rmtree(tmp, ignore_errors=True); raise
-    return names
+        _compare(work, out, settings)
+        if not (work/'settings.json').exists():
+            check()
+            (work/'tree').mkdir(exist_ok=True)
+            write_atomic(work/'settings.json', (json.dumps(settings, indent=1)+'\n').encode())
+        yield
+    except OSError as e:
+        way = 'Make room and start' if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else 'Start'
+        raise OSError(e.errno, f"{e.strerror or e}{f' ({e.filename})' if e.filename else ''}; what was done is kept in {work}. {way} the same command again to go on") from e
+    finally:
+        lock.release()
+        if not any(p.is_file() and p.name not in ('lock','settings.json') for p in work.rglob('*')): shutil.rmtree(work, ignore_errors=True)  # nothing was done
+
+def _compare(work, out, settings):
+    "Refuse to go on with other settings"
+    if not (work/'settings.json').exists(): return
+    was = json.loads((work/'settings.json').read_text())
+    other = [f"--{k} {was.get(k)} (now {v})" for k,v in settings.items() if k != 'images' and was.get(k) != v]
+    if was.get('images') != settings['images']: other.append('other images')
+    if other: raise InputError(f"{work} holds a run that began with {', '.join(other)}; expected the same. Remove it to begin anew, or name another folder than {out}.")
+
+def _appear(work, out):
+    "The work becomes OUT"
+    place = out.resolve()
+    if (work/'tree').exists():
+        getattr(os, 'sync', lambda: None)()  # once for all files: a power cut must not leave a complete folder of empty files
+        if place.exists(): place.rmdir()
+        os.replace(work/'tree', place)
+    for p in work.iterdir():
+        if p.is_dir(): shutil.rmtree(p)
+        elif p.name != 'settings.json': p.unlink()
+    shutil.rmtree(work)
+
+@contextmanager
+def _replacing(path, work):
+    "A file to write to that gets its name when it is whole"
+    with open(work/'unfinished', 'wb') as f:
+        yield f
+        f.flush(); os.fsync(f.fileno())
+    os.replace(work/'unfinished', path)
+
+# %% ../nbs/50_cli.ipynb #e6e01f05
+def _stage(items, what, n=None):
+    "`items`, with a bar and the time left on a terminal and with a line elsewhere"
+    n = len(items) if n is None else n
+    if not n: return items
+    if not sys.stdout.isatty(): print(f'{what}: {n:,}', flush=True); return items
+    bar = progress_bar(items, total=n, leave=False)
+    bar.comment = what
+    return bar
+
+def _check_pixels(data):
+    for i in _stage(range(len(data)), 'Reading images to see that they are whole'): data.pixels(i)
+
+def _fit(sampler, data):
+    "Learn from files, opened one by one where the method can; the others load all"
+    if isinstance(sampler, LatentOversampler): return sampler.fit(data)
+    whole = data.load()
+    return sampler.fit(whole.images, whole.labels)
+
+def _learned(work, make, data):
+    "The sampler that a former run has left, or else one that learns now; either way as it comes from its file"
+    path,sampler = work/'sampler.safetensors',make()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*one image')  # told below by the names of the classes
+        if not path.exists():
+            if 'checkpoint' in sampler.get_params(): sampler.set_params(checkpoint=str(work/'checkpoint.safetensors'))
+            _fit(sampler, data).save(path)
+        return type(sampler).load(path)
+
+def _fill(work, data, make, wanted, seed, shards, writer):
+    "All that OUT will hold, in `work/tree`"
+    new = work/('new' if shards else 'tree')
+    (work/'parts').mkdir(exist_ok=True)
+    plan = []
+    if wanted:
+        sampler = _learned(work, make, data)
+        size = max(1, min(500, 2**23//prod(data.shape)))  # images a part: at most 32 MB as floats
+        plan = [(c, at, min(size, n-at)) for c,n in wanted.items() for at in range(0, n, size)]
+    if not shards: _copy(data, new)
+    if wanted: _make(sampler, data, wanted, plan, size, seed, work/'parts', new)
+    tables = [work/'parts'/f'{i:06d}.csv' for i in range(len(plan))]
+    if shards: _write_shards(work, data, tables, seed, shards, writer)
+    with _replacing(work/'tree'/'provenance.csv', work) as f:
+        text = io.TextIOWrapper(f, encoding='utf-8', errors='surrogateescape', newline='', write_through=True)
+        table = csv.writer(text, lineterminator='\n')
+        table.writerow(_columns)
+        for t in tables: table.writerows([r[c] for c in _columns] for r in _rows(t))
+        text.detach()
+
+def _copy(data, folder):
+    "The originals; one that is there with its size and time is whole, for the time is set last"
+    for c in data.classes: (folder/c).mkdir(parents=True, exist_ok=True)
+    same = lambda a,b: (a.st_size,a.st_mtime_ns) == (b.st_size,b.st_mtime_ns)
+    for i in _stage(range(len(data)), 'Copying originals'):
+        to = folder/data.paths[i]
+        if not to.exists() or not same(os.stat(data.file(i)), to.stat()): shutil.copy2(data.file(i), to)
+
+# %% ../nbs/50_cli.ipynb #1ebb69a8
+_columns = ('file','label','parent_a','parent_b','weight')
+
+def _rows(table):
+    "The rows of a part's table"
+    with open(table, newline='', encoding='utf-8', errors='surrogateescape') as f: return list(csv.DictReader(f))
+
+def _whole(table, n, folder):
+    "Are a part's table and all its files there?"
+    try:
+        rows = _rows(table)
+        return len(rows) == n and all(os.path.getsize(folder/r['file']) == int(r['bytes']) for r in rows)
+    except (OSError, ValueError, KeyError, TypeError): return False
+
+def _encoded(image, suffix):
+    "A new image as the bytes of its file"
+    file = io.BytesIO()  # whole before it is written, so that a full disk is an error of the disk
+    to_pil(image, 'a new image').save(file, **(dict(format='JPEG', quality=95, subsampling=0) if suffix == '.jpg' else dict(format='PNG')))
+    return file.getvalue()
+
+def _make(sampler, data, wanted, plan, size, seed, tables, folder):
+    "New images part by part, each with the table of their parents, written last"
+    alone = [data.classes[c] for c in wanted if (data.targets == c).sum() == 1]
+    for c in alone[:5]: print(f"class {c!r} has one image: its new images are copies of it")
+    if alone[5:]: print(f"and so have {len(alone)-5:,} other classes")
+    there = {i for i,(_,_,n) in enumerate(plan) if _whole(tables/f'{i:06d}.csv', n, folder)}
+    taken = {p for p in data.paths if 'synthetic-' in p}
+    path = lambda rows: ['' if r < 0 else data.paths[r] for r in rows]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        for i,images,made in _stage(sampler.sample_parts(wanted, size=size, random_state=seed, skip=there), 'Making parts of new images', len(plan)-len(there)):
+            c,at,n = plan[i]
+            name = data.classes[c]
+            (folder/name).mkdir(parents=True, exist_ok=True)
+            files,lengths = [],[]
+            for k,image in enumerate(images):
+                file = f'synthetic-{at+k+1:05d}{data.suffix}'
+                while f'{name}/{file}' in taken: file = 'x'+file
+                files.append(f'{name}/{file}')
+                lengths.append((folder/name/file).write_bytes(_encoded(image, data.suffix)))
+            table = pd.DataFrame(dict(file=files, label=name, parent_a=path(made.parent_a), parent_b=path(made.parent_b), weight=made.weight, bytes=lengths))
+            write_atomic(tables/f'{i:06d}.csv', table.to_csv(index=False).encode(errors='surrogateescape'))
+    _tell(heard, data.classes)
+
+def _tell(heard, classes):
+    "What samplers warned of, each once, with the names of classes instead of their numbers"
+    texts = [str(w.message) for w in heard if issubclass(w.category, UserWarning) and 'one image' not in str(w.message)]
+    texts = list(dict.fromkeys(re.sub(r'\bclass (\d+)', lambda m: f"class {classes[int(m[1])]!r}", t).removesuffix(' See report_.') for t in texts))
+    for t in texts[:5]: print(t)
+    if texts[5:]: print(f"and {len(texts)-5:,} more of this kind")
+
+# %% ../nbs/50_cli.ipynb #47902c2a
+def _tar_writer():
+    "What writes shards"
+    try: from webdataset import TarWriter
+    except ImportError as e: raise InputError("--shards needs the package webdataset, which is not there; expected it. Install it with: pip install 'deepclsmote[shards]'.") from e
+    return TarWriter
+
+def _whole_shard(path, n):
+    "Does a shard hold `n` images?"
+    try:
+        with tarfile.open(path, 'r:') as tar: return path.stat().st_size % tarfile.RECORDSIZE == 0 and len(tar.getmembers()) == 3*n
+    except (OSError, tarfile.TarError): return False
+
+def _write_shards(work, data, tables, seed, size, writer):
+    "Originals and new images in one random order, `size` to a tar file"
+    new = [r for t in tables for r in _rows(t)]
+    number = {c: i for i,c in enumerate(data.classes)}
+    order = torch.randperm(len(data)+len(new), generator=new_generator(seed)).tolist()
+    with _replacing(work/'tree'/'classes.txt', work) as f: f.write(''.join(f'{c}\n' for c in data.classes).encode(errors='surrogateescape'))
+    for s in _stage(range((len(order)+size-1)//size), 'Writing shards'):
+        path,rows = work/'tree'/f'train-{s:06d}.tar',order[s*size:(s+1)*size]
+        if _whole_shard(path, len(rows)): continue
+        with _replacing(path, work) as f, writer(f, user='', group='', mtime=0, encoder=False) as tar:
+            for k,i in enumerate(rows):
+                row = dict(file=data.paths[i], label=data.classes[data.targets[i]]) if i < len(data) else {c: new[i-len(data)][c] for c in _columns}
+                if row.get('weight'): row['weight'] = float(row['weight'])
+                file = Path(data.file(i)) if i < len(data) else work/'new'/row['file']
+                tar.write({'__key__': f'{s*size+k:08d}', file.suffix[1:].lower().replace('jpeg', 'jpg'): file.read_bytes(), 'cls': str(number[row['label']]).encode(), 'json': json.dumps(row).encode()})
 
 # %% ../nbs/50_cli.ipynb #6ebda1fd
 def demo(

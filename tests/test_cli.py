@@ -154,7 +154,7 @@ faults = dict(cut=(cut, [], ['cat1.jpg']), empty=(lambda s: (s/'fox').mkdir(), [
     epochs=(None, ['--epochs','0'], ['epochs']), method=(None, ['--method','smot'], ['smot','deepsmote']), trains=(None, ['--method','smote+ldam'], ['makes no images']), none=(None, ['--method','none'], ['makes no images']),
     lacks=(None, ['--method','smote','--epochs','3'], ['--epochs 3']), unknown=(None, ['--method','smote(k=3)'], ['no setting k']), decoder=(None, ['--decoder','big'], ['decoder']),
     schedule=(None, ['--schedule','cosine'], ['schedule']), to=(None, ['--to','-1'], ['to=-1']), size=(None, ['--size','-8'], ['size']), small=(None, ['--size','8'], ['8 x 8','16']),
-    seed=(None, ['--seed','-1'], ['random_state']), checkpoint=(None, ['--checkpoint','absent/c.st'], ['absent']), text=(lambda s: (s/'dog'/'a.png').write_text('x'), [], ['a.png']))
+    seed=(None, ['--seed','-1'], ['random_state']), shards=(None, ['--shards','-2'], ['shards=-2']), text=(lambda s: (s/'dog'/'a.png').write_text('x'), [], ['a.png']))
 @pytest.mark.parametrize('fault', faults)
 def test_balance_refuses(fault, src, tmp_path, capsys, monkeypatch):
     "In one line, before any work; nothing is written"
@@ -172,7 +172,7 @@ def test_balance_refuses(fault, src, tmp_path, capsys, monkeypatch):
 def test_fault_in_a_process(src, tmp_path):
     cut(src)
     run = ran('balance', src, tmp_path/'out')
-    assert run.returncode == 2 and not run.stdout and 'cat1.jpg' in run.stderr and run.stderr.count('\n') == 1, run.stderr
+    assert run.returncode == 2 and 'poch' not in run.stdout and 'cat1.jpg' in run.stderr and run.stderr.count('\n') == 1, run.stderr
 
 @pytest.mark.parametrize('where', ['full', 'file', 'inside', 'same', 'link'])
 def test_balance_refuses_out(where, src, tmp_path, capsys):
@@ -195,24 +195,28 @@ def test_balance_into_a_folder_that_cannot_be_made(src, tmp_path, capsys):
 
 @pytest.mark.parametrize('what', ['image', 'copy', 'table', 'rename'])
 def test_full_disk(what, src, tmp_path, capsys, monkeypatch):
-    "While OUT is written: one line, no OUT, no temporary folder; with room again it works"
+    "While OUT is written: one line, no OUT, IN as it was; with room again it goes on without learning anew"
     def full(*args, **kwargs): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    before = listing(tmp_path)
+    before = listing(src)
     with monkeypatch.context() as m:
-        m.setattr(*dict(image=(Image.Image, 'save', full), copy=(cli.shutil, 'copy2', full), table=(cli, 'write_atomic', full), rename=(os, 'replace', full))[what])
+        m.setattr(*dict(image=(Path, 'write_bytes', full), copy=(cli.shutil, 'copy2', full), table=(cli, 'write_atomic', full), rename=(os, 'replace', full))[what])
         assert main(['balance', str(src), str(tmp_path/'out'), *few]) == 1
     err = capsys.readouterr().err
-    assert 'No space left' in err and 'Traceback' not in err and len([l for l in err.split('\n') if l.startswith('deepclsmote balance:')]) == 1
-    assert listing(tmp_path) == before
+    assert 'No space left' in err and '.out.partial. Make room' in err and 'Traceback' not in err and len([l for l in err.split('\n') if l.startswith('deepclsmote balance:')]) == 1
+    assert listing(src) == before and not (tmp_path/'out').exists()
     assert main(['balance', str(src), str(tmp_path/'out'), *few]) == 0
+    assert ('poch' in capsys.readouterr().out) == (what in ('table','rename')), "it did not go on"
+    assert main(['balance', str(src), str(tmp_path/'whole'), *few]) == 0
+    assert contents(tmp_path/'out') == contents(tmp_path/'whole') and {f.name for f in tmp_path.iterdir()} == {'in','out','whole'}
 
 def test_ctrl_c(src, tmp_path, capsys, monkeypatch):
     def stop(*args, **kwargs): raise KeyboardInterrupt
-    before = listing(tmp_path)
+    before = listing(src)
     with monkeypatch.context() as m:
-        m.setattr(Image.Image, 'save', stop)
+        m.setattr(Path, 'write_bytes', stop)
         assert main(['balance', str(src), str(tmp_path/'out'), *few]) == 130
-    assert 'stopped' in capsys.readouterr().err and listing(tmp_path) == before
+    assert 'stopped' in capsys.readouterr().err and listing(src) == before and not (tmp_path/'out').exists()
+    assert main(['balance', str(src), str(tmp_path/'out'), *few]) == 0 and 'poch' not in capsys.readouterr().out
 
 def test_one_image_is_told_by_the_name_of_its_class(src, tmp_path, capsys):
     "The class is called 'eel', not 2"
@@ -236,38 +240,19 @@ def killed_after(epochs, checkpoint, *args):
     return run.returncode
 
 def test_killed_in_training(src, tmp_path):
-    "No OUT; run again with the checkpoint it goes on, and ends with the bytes of the run that nobody killed"
-    before,n = listing(src),150
-    args = lambda out,c: ['balance', src, tmp_path/out, '--epochs', n, '--decoder', 'compact', '--schedule', 'one-cycle', '--checkpoint', tmp_path/c]
-    assert killed_after(20, tmp_path/'c.st', *args('out', 'c.st')) == -signal.SIGKILL
+    "No OUT; run again it goes on, and ends with the bytes of the run that nobody killed"
+    before,n,checkpoint = listing(src),150,tmp_path/'.out.partial'/'checkpoint.safetensors'
+    args = lambda out: ['balance', src, tmp_path/out, '--epochs', n, '--decoder', 'compact', '--schedule', 'one-cycle']
+    assert killed_after(20, checkpoint, *args('out')) == -signal.SIGKILL
     assert not (tmp_path/'out').exists() and listing(src) == before
-    done = load_tensors(tmp_path/'c.st', 'Checkpoint', 1)[1]['epoch']+1
+    done = load_tensors(checkpoint, 'Checkpoint', 1)[1]['epoch']+1
     assert 20 <= done < n
-    run = ran(*args('out', 'c.st'))
+    run = ran(*args('out'))
     assert run.returncode == 0, run.stderr
     epochs = [int(l.split()[0]) for l in run.stdout.split('\n') if re.match(r'\s*\d+ +\d+\.\d+ +\d', l)]
     assert epochs == list(range(done, n)), "it did not go on where it stopped"
-    assert main([str(a) for a in args('whole', 'w.st')]) == 0
-    assert contents(tmp_path/'whole') == contents(tmp_path/'out') and (tmp_path/'c.st').read_bytes() == (tmp_path/'w.st').read_bytes()
-
-def test_killed_in_writing(src, tmp_path):
-    "At the last moment before OUT appears; what is left does not stand in the way of the next run"
-    code = 'import os, signal, sys; from deepclsmote import cli; cli.write_atomic = lambda *a: os.kill(os.getpid(), signal.SIGKILL); sys.exit(cli.main(sys.argv[1:]))'
-    run = subprocess.run([sys.executable, '-c', code, 'balance', str(src), str(tmp_path/'out'), *few], capture_output=True, timeout=300)
-    assert run.returncode == -signal.SIGKILL and not (tmp_path/'out').exists()
-    left = [f for f in tmp_path.iterdir() if f.name != 'in']
-    assert len(left) == 1 and left[0].name.startswith('.out.')
-    assert main(['balance', str(src), str(tmp_path/'out'), *few]) == 0
-    assert Counter(f.parent.name for f in (tmp_path/'out').rglob('*.*g')) == dict(cat=9, dog=9, eel=9)
-
-def test_checkpoint_of_another_run(src, tmp_path, capsys):
-    assert main(['balance', str(src), str(tmp_path/'out'), *few, '--checkpoint', str(tmp_path/'c.st')]) == 0
-    before = listing(tmp_path)
-    capsys.readouterr()
-    assert main(['balance', str(src), str(tmp_path/'two'), *few, '--seed', '1', '--checkpoint', str(tmp_path/'c.st')]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"deepclsmote balance: {tmp_path/'c.st'}") and len(err.strip().split('\n')) == 1, err
-    assert listing(tmp_path) == before
+    assert main([str(a) for a in args('whole')]) == 0
+    assert contents(tmp_path/'whole') == contents(tmp_path/'out') and {f.name for f in tmp_path.iterdir()} == {'in','out','whole'}
 
 # --- demo ----------------------------------------------------------------------------------------------------------
 

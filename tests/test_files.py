@@ -123,6 +123,112 @@ def test_class_image_files(folder):
     (folder/'c').mkdir()
     with pytest.raises(InputError, match='c has no images'): class_image_files(folder)
 
+# Trees, and images that stay in their files ------------------------------------------------------
+
+def test_a_tree_of_any_depth(tmp_path):
+    "A class is a folder that holds images; its name is its path"
+    for c in ('b','a/robin','a/jay/young','a/jay/old'):
+        (tmp_path/c).mkdir(parents=True)
+        picture().save(tmp_path/c/'0.png')
+    (tmp_path/'a'/'.cache').mkdir(); (tmp_path/'a'/'notes.txt').write_text('x'); (tmp_path/'top.png').write_bytes(b'beside the classes')
+    (tmp_path/'b'/'empty').mkdir(); (tmp_path/'b'/'words').mkdir(); (tmp_path/'b'/'words'/'x.txt').write_text('x')
+    s = load_folder(tmp_path)
+    assert s.classes == ['a/jay/old','a/jay/young','a/robin','b'] and s.labels.tolist() == [0,1,2,3] and s.paths[1] == Path('a/jay/young/0.png')
+    (tmp_path/'a'/'wren'/'young').mkdir(parents=True)
+    with pytest.raises(InputError, match='a/wren/young has no images'): load_folder(tmp_path)
+    picture().save(tmp_path/'a'/'jay'/'1.png')
+    with pytest.raises(InputError, match="a/jay holds images and a folder of images, 'old'"): load_folder(tmp_path)
+
+def test_one_branch_is_a_tree(tmp_path):
+    "All classes below one folder, as Aves/... of a larger set"
+    for c in ('Aves/jay','Aves/robin'):
+        (tmp_path/c).mkdir(parents=True)
+        picture().save(tmp_path/c/'0.png')
+    assert load_folder(tmp_path).classes == ['Aves/jay','Aves/robin']
+    (tmp_path/'Aves'/'robin'/'0.png').unlink(); (tmp_path/'Aves'/'robin').rmdir()
+    with pytest.raises(InputError, match='1 class folders'): load_folder(tmp_path)
+
+def test_links(folder, tmp_path_factory):
+    "Links to folders and files are followed; one that leads in a circle is named"
+    far = tmp_path_factory.mktemp('far')
+    picture().save(far/'0.png')
+    (folder/'c').symlink_to(far); (folder/'b'/'z.png').symlink_to(far/'0.png'); (folder/'b'/'gone.png').symlink_to(far/'absent.png')
+    assert load_folder(folder).classes == ['a','b','c'] and len(load_folder(folder)) == 8
+    (folder/'d').mkdir(); (folder/'d'/'up').symlink_to(folder)
+    with pytest.raises(InputError, match='d/up leads back'): load_folder(folder)
+
+@pytest.mark.parametrize('size', [None, (8,30)])
+def test_items_are_those_of_the_set(folder, size):
+    (folder/'b'/'2.bmp').unlink(); picture(mode='L').save(folder/'b'/'2.png')
+    if size: picture(9, 9, seed=7).save(folder/'a'/'0.png')
+    before = listing(folder)
+    some,whole = folder_images(str(folder), size),load_folder(folder, size)
+    images,labels = whole.tensors()
+    assert len(some) == 6 and some.shape == (3, *(size or (20,24))) and some.color and some.suffix == '.png' and some.classes == ['a','b'] and some.targets.equal(labels) and some.targets.dtype == torch.int64
+    assert some.paths == [p.as_posix() for p in whole.paths] and all(type(p) is str for p in some.paths)
+    for i in (0, 5, -1): assert some[i][0].equal(images[i]) and some[i][0].dtype == torch.uint8 and some[i][1] == labels[i] and type(some[i][1]) is int
+    with pytest.raises(IndexError): some[6]
+    x,y = zip(*torch.utils.data.DataLoader(some, batch_size=4, num_workers=2))
+    assert torch.cat(x).equal(images) and torch.cat(y).equal(labels) and listing(folder) == before
+    assert repr(some) == f'ImageFiles({folder.name}: 6 color images of {some.shape[1]} x {some.shape[2]}, 2 classes)'
+
+def test_grey_and_what_new_images_shall_be(tmp_path):
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        picture(mode='L').save(tmp_path/c/'0.JPEG'); picture(mode='L', seed=1).save(tmp_path/c/'1.jpg')
+    s = folder_images(tmp_path)
+    assert s.shape == (1,20,24) and not s.color and s.suffix == '.jpg' and s[1][0].shape == (1,20,24)
+    picture(mode='1').save(tmp_path/'a'/'2.png')
+    assert folder_images(tmp_path).suffix == '.png' and not folder_images(tmp_path).color
+    (tmp_path/'a'/'2.png').unlink(); picture(mode='L').save(tmp_path/'a'/'2.jpg', format='PNG')  # what it is, not what it is called
+    assert folder_images(tmp_path).suffix == '.png'
+    picture(mode='P').save(tmp_path/'b'/'2.png')
+    assert folder_images(tmp_path).shape == (3,20,24)
+
+@pytest.mark.parametrize('ext', ['jpg','png','webp','tif'])
+@pytest.mark.parametrize('turn', range(1, 9))
+def test_a_header_knows_which_way_is_up(tmp_path, ext, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    picture(20, 24).save(tmp_path/f'x.{ext}', exif=exif)
+    assert read_header(tmp_path/f'x.{ext}')[:2] == read_image(tmp_path/f'x.{ext}').size[::-1] == ((24,20) if turn > 4 else (20,24))
+
+def test_headers_refuse_what_images_do(folder, monkeypatch):
+    "Without a look at any pixel"
+    monkeypatch.setattr('PIL.ImageFile.ImageFile.load', lambda self: pytest.fail('pixels were read'))
+    assert len(folder_images(folder)) == 6
+    f = folder/'b'/'1.JPG'
+    monkeypatch.undo()
+    for match,write in {'mode RGBA': lambda: picture(mode='RGBA').save(f, format='PNG'), 'mode CMYK': lambda: picture(mode='CMYK').save(f), 'more than 8 bits': lambda: Image.fromarray(np.zeros((20,24), np.uint16)).save(f, format='PNG'),
+                        'with transparency': lambda: picture(mode='P').save(f, format='PNG', transparency=1), '1.JPG is 5 x 24': lambda: picture(5, 24).save(f), '1.JPG cannot be read': lambda: f.write_bytes(b'x')}.items():
+        write()
+        with pytest.raises(InputError, match=match): folder_images(folder)
+
+def test_a_file_that_changes_later(folder):
+    s = folder_images(folder)
+    picture(9, 8).save(folder/'a'/'0.png')
+    with pytest.raises(InputError, match='0.png is 9 x 8 .*header said, 20 x 24'): s[0]
+    (folder/'a'/'0.png').unlink()
+    with pytest.raises(InputError, match='0.png cannot be read'): s[0]
+
+def test_eight_thousand_classes(tmp_path):
+    "A tree and a table of them; what is kept of each image is its name"
+    import tracemalloc
+    picture(16, 16).save(tmp_path/'x.png')
+    one,root = (tmp_path/'x.png').read_bytes(),tmp_path/'tree'
+    for i in range(8000):
+        (root/f'{i%20:02d}'/f'{i:05d}').mkdir(parents=True)
+        (root/f'{i%20:02d}'/f'{i:05d}'/'image.png').write_bytes(one)
+    tracemalloc.start()
+    s = folder_images(root)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(s.classes) == len(s) == 8000 and s.classes == sorted(s.classes) and s[7999][1] == 7999 and kept/8000 < 400, kept  # a class and a path each
+    t = pd.DataFrame(dict(path=s.paths, label=np.arange(8000)[::-1]))
+    t.to_csv(root/'train.csv', index=False)
+    t = table_images(root/'train.csv')
+    assert len(t.classes) == 8000 and t[0][1] == 7999 and t.paths == s.paths
+
 # Tables ------------------------------------------------------------------------------------------
 
 @pytest.fixture
