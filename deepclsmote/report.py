@@ -159,14 +159,14 @@ def overview(
     order = sorted(wide.index, key=lambda m: (ranks.get(m, np.inf), -wide.loc[m].mean()))
     return wide.assign(rank=ranks, minutes=board.groupby('method').minutes.mean()).loc[order]
 
-# %% ../nbs/41_report.ipynb #9dee02b7
+# %% ../nbs/41_report.ipynb #29aaee14
 def cost_chart(
     board:pd.DataFrame, # From `leaderboard`, of one task and classifier
     ax=None,            # Where to draw; None makes a figure
     measure:str='f1_macro', # Its name, for the axis
 ):
     "Mean against minutes on a logarithmic axis, with the methods that no cheaper one reaches joined"
-    ax = new_axes(ax, 6.5, 3.2)
+    ax = new_axes(ax, 6.5, max(3.2, .17*len(board))) # a line a name
     unbox(ax)
     b = board.sort_values(['minutes','mean'], ascending=[True,False]).reset_index(drop=True)
     front = b['mean'] > b['mean'].cummax().shift(fill_value=-np.inf)
