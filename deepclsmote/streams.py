@@ -32,7 +32,7 @@ def as_pixels(
     try: return x,ImageFormat.of(x[None])
     except InputError as e: raise InputError(f"{name}: {e}") from e
 
-# %% ../nbs/01b_streams.ipynb #a034c55b
+# %% ../nbs/01b_streams.ipynb #c1ead808
 class _Items:
     "Rows of a data set, checked one by one; an error comes back in place of the image, for a worker process would bury it"
     def __init__(self, data, form=None, kept=None, declared=None): self.data,self.form,self.kept,self.declared,self.name = data,form,kept,declared,type(data).__name__
@@ -74,11 +74,11 @@ class _Stream(ImageData):
     def code_store(self, n, d):
         "A tensor (n, d) for codes, in memory or in a file"
         dtype = torch.float16 if self.half else torch.float32
-        if self.codes_file is None: return torch.empty(n, d, dtype=dtype)
+        if self.codes_file is None or not n: return torch.empty(n, d, dtype=dtype)
         path = Path(self.codes_file)
         if path.exists() or not path.parent.is_dir(): raise InputError(f"codes_file={str(path)!r} {'exists' if path.exists() else 'lies in no folder'}; expected a new file in a folder that exists. Name another.")
         with open(path, 'xb') as f:
-            try: os.posix_fallocate(f.fileno(), 0, max(n*d*dtype.itemsize, 1))  # a full disk is told now, not in the middle of writing
+            try: getattr(os, 'posix_fallocate', lambda *a: None)(f.fileno(), 0, n*d*dtype.itemsize)  # a full disk is told now, not in the middle of writing
             except OSError: path.unlink(); raise
         return torch.from_file(str(path), shared=True, size=n*d, dtype=dtype).view(n, d)
 
@@ -98,35 +98,32 @@ class ImageStream(_Stream):
         self.declared = len(declared) if isinstance(declared, (list,tuple)) else None
         self.form = _first(_Items(data)[0])
         kept,name = labels_kept(data),type(data).__name__
-        if kept is not None: kept = torch.tensor([as_label(y, f'{name}[{i}]', self.declared) for i,y in enumerate(kept)])
+        if kept is not None:
+            kept = torch.tensor([as_label(y, f'{name}[{i}]', self.declared) for i,y in enumerate(kept)])
+            if len(kept) != len(data): raise InputError(f"{name} has {len(data)} items and keeps {len(kept)} labels; expected as many. Correct its targets.")
         if kept is None or self.form.dtype != 'uint8':
             read = [(y,low) for _,y,low in self._read(_Items(data, self.form, kept, self.declared), torch.arange(len(data)).split(100))]
             kept,low = torch.cat([y for y,_ in read]),min(low for _,low in read)
             self.form = _with_low(self.form, low)
-        if len(kept) != len(data): raise InputError(f"{name} has {len(data)} items and keeps {len(kept)} labels; expected as many. Correct its targets.")
         classes,self.labels = kept.unique(return_inverse=True)
         self.vocab,self.shape,self.raw = classes.tolist(),self.form.shape,kept
 
-    def _read(self, items, parts):
+    def _read(self, items, parts, workers=None):
         "Arrays, labels and the value of black for each (m,) rows of `parts`"
         seed = int(sum((i+1)*int(r) for i,r in enumerate(parts[0][:8]))) if len(parts) else 0  # of draws that transforms make in worker processes: follows from the order, also after a stop
-        loader = TorchLoader(items, batch_sampler=[p.tolist() for p in parts], num_workers=self.workers, collate_fn=_collate, generator=new_generator(seed))
+        loader = TorchLoader(items, batch_sampler=[p.tolist() for p in parts], num_workers=self.workers if workers is None else workers, collate_fn=_collate, generator=new_generator(seed))
         for b in loader:
             if isinstance(b, InputError): raise b
             yield b
 
-    def batches(self, parts, device=None):
-        for (x,y,_),rows in zip(self._read(_Items(self.data, self.form, self.raw, self.declared), parts), parts): yield to_signed(self.form.read(x)).to(device),self.labels[rows].to(device)
+    def batches(self, parts, device=None, workers=None):
+        "For each (m,) rows of `parts`: images in [-1, 1] and labels, on `device`"
+        items = _Items(self.data, self.form, self.raw, self.declared)
+        for (x,*_),rows in zip(self._read(items, parts, workers), parts): yield to_signed(self.form.read(x)).to(device),self.labels[rows].to(device)
 
     def __getitem__(self, i):
-        x,y = next(self._alone([torch.as_tensor(i).flatten()]))
+        x,y = next(self.batches([torch.as_tensor(i).flatten()], workers=0))  # one would take longer to start than to read a few images
         return (x,y) if isinstance(i, torch.Tensor) and i.ndim else (x[0],y[0])
-
-    def _alone(self, parts):
-        "Batches read in this process: a worker would take longer to start than to read a few images"
-        workers,self.workers = self.workers,0
-        try: yield from self.batches(parts)
-        finally: self.workers = workers
 
     def pixels(self, rows):
         "Images as they lie in memory elsewhere: uint8, or float32 in [-1, 1]"

@@ -282,11 +282,12 @@ class ResumableLearner(Learner):
 def _named(prefix, tensors): return {prefix+k: v for k,v in tensors.items()}
 def _format(p): return torch.channels_last if p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
-# %% ../nbs/05_training.ipynb #50107035
+# %% ../nbs/05_training.ipynb #441845e9
 class JoinBatches(Callback):
     "Take the loss over the batches of all processes together, if there are several"
     order = 12 # after fastai's DistributedTrainer (11) has wrapped the model
     def before_fit(self): self.learn.loss_func.shared = isinstance(self.model, nn.parallel.DistributedDataParallel)
+    def after_fit(self): self.learn.loss_func.shared = False
 
 # %% ../nbs/05_training.ipynb #ad1c82b3
 def autoencoder_learner(

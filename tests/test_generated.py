@@ -49,7 +49,7 @@ def test_build(copy, tmp_path):
     "A wheel built from the source distribution holds every module, the command and the requirements"
     build = 'import sys, setuptools.build_meta as b; print(getattr(b, sys.argv[1])(sys.argv[2]))'
     name = ran(sys.executable, '-c', build, 'build_sdist', tmp_path, cwd=copy).split()[-1]
-    with tarfile.open(tmp_path/name) as tar: tar.extractall(tmp_path/'sdist', filter='data')
+    with tarfile.open(tmp_path/name) as tar: tar.extractall(tmp_path/'sdist', **({'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}))  # the earlier 3.10 and 3.11 know no filters
     top, = (tmp_path/'sdist').iterdir()
     name = ran(sys.executable, '-c', build, 'build_wheel', tmp_path, cwd=top).split()[-1]
     with zipfile.ZipFile(tmp_path/name) as wheel:

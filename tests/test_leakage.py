@@ -45,9 +45,9 @@ def told(monkeypatch):
     "Everything that autoencoders and neighbors were given"
     told = dict(images=[], codes=[])
     make,near = oversamplers.autoencoder_learner,oversamplers.neighbors
-    def spy_make(images, *args, **kwargs):
-        learn = make(images, *args, **kwargs)
-        told['images'].append(images.clone())
+    def spy_make(data, *args, **kwargs):
+        learn = make(data, *args, **kwargs)
+        told['images'].append(data.images.clone())
         told['images'] += [to_uint8(x) for x,_,_ in learn.dls.train.new(shuffle=False)]  # what its loader holds
         return learn
     def spy_near(z, k): told['codes'].append(z.clone()); return near(z, k)

@@ -575,7 +575,7 @@ out = Path(sys.argv[2])
 keep = EachEpoch()
 settings = json.loads(sys.argv[3])
 learn = tiny_learner(lr=.05, checkpoint=out/'c.st', cbs=[keep], objective=Objective(centroid=settings.pop('centroid', 'batch')), **settings)
-learn.to_distributed(sync_bn=False)
+learn.to_distributed(sync_bn=False, cpu=True)
 learn.fit(6)
 rank = dist.get_rank()
 torch.save(dict(weights={k: v for k,v in learn.model.named_parameters()}, history=history(learn).to_numpy(), trained=type(learn.model).__name__,
