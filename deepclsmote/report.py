@@ -60,8 +60,10 @@ def leaderboard(
     order = {t: i for i,t in enumerate(dict.fromkeys(table.task))}
     return pd.DataFrame(rows).sort_values(['task','classifier','mean'], ascending=[True,True,False], kind='stable', key=lambda c: c.map(order) if c.name == 'task' else c).reset_index(drop=True)
 
-# %% ../nbs/41_report.ipynb #18182a03
+# %% ../nbs/41_report.ipynb #e3aa7663
 SIMPLE = ('none','rus','ros','smote','transforms')
+
+def _most_folds(runs): return runs.loc[:, runs.count() == runs.count().max()]
 
 def against_simple(
     table:pd.DataFrame,         # From `record_table`
@@ -74,14 +76,15 @@ def against_simple(
     _check_measure(table, measure)
     rows = []
     for (task,classifier),t in table.groupby(['task','classifier'], sort=False):
-        runs = t.groupby(['fold','method'])[measure].mean().unstack()
-        means = runs.mean().dropna()
-        mine = [m for m in means.index if (parse(m).sampler[0] == ours if variants else m == ours)]
-        rivals = [m for m in means.index if parse(m).sampler[0] in SIMPLE and m not in mine]
+        runs = t.groupby(['fold','method'])[measure].mean().unstack().dropna(axis=1, how='all')
+        mine = [m for m in runs if (parse(m).sampler[0] == ours if variants else m == ours)]
+        rivals = [m for m in runs if parse(m).sampler[0] in SIMPLE and m not in mine]
         if not mine or not rivals: continue
-        a,b = means[mine].idxmax(),means[rivals].idxmax()
+        a = _most_folds(runs[mine]).mean().idxmax()
+        behind = _most_folds(runs[rivals].sub(runs[a], axis=0))
+        if behind.isna().all(axis=None): continue
+        b = behind.mean().idxmax()
         both = runs[[a,b]].dropna()
-        if not len(both): continue
         i = fold_interval(both[a]-both[b], test_share=1/folds)
         rows.append(dict(task=task, classifier=classifier, ours=a, simple=b, mean=both[a].mean(), simple_mean=both[b].mean(), difference=i.value, low=i.low, high=i.high, folds=i.n,
                          verdict='above' if i.low > 0 else 'below' if i.high < 0 else 'undecided'))

@@ -149,6 +149,16 @@ def test_only_folds_that_both_have():
     b, = against_simple(scored({'none': [.5,.6,.7,.9], 'deepclsmote': [.4,None,.5,None], 'deepclsmote+augment': [.6,.8,None,None]}), variants=True).to_dict('records')
     assert b['ours'] == 'deepclsmote+augment' and b['folds'] == 2 and b['difference'] == pytest.approx(.15)
 
+def test_a_rival_with_fewer_of_our_folds_is_not_asked():
+    "One lucky fold would beat every mean, and leave no interval"
+    t = scored({'none': [.5,.6,.7], 'ros': [.6,.7,.8], 'transforms': [.99,None,None], 'smote': [None,.99,.99,.99], 'deepclsmote': [.4,.4,.4], 'deepclsmote+augment': [.9,None,None]})
+    b, = against_simple(t).to_dict('records')
+    assert (b['simple'],b['folds'],b['difference']) == ('ros',3,pytest.approx(-.3)) and not math.isnan(b['low'])
+    b, = against_simple(t, variants=True).to_dict('records')
+    assert (b['ours'],b['folds']) == ('deepclsmote',3)
+    b, = against_simple(t.drop(t[t.method.isin(['none','ros','smote'])].index)).to_dict('records')
+    assert (b['simple'],b['folds'],b['difference']) == ('transforms',1,pytest.approx(-.59)), 'where none has them all, the one with most is asked'
+
 def test_the_best_simple_rival_may_be_trained_in_any_way():
     t = scored({'none': [.5,.5], 'ros+balanced_softmax': [.7,.7], 'bagan+augment': [.9,.9], 'deepclsmote': [.6,.6], 'deepclsmote(epochs=3)+ldam': [.8,.8]})
     assert against_simple(t).simple.tolist() == ['ros+balanced_softmax'] and against_simple(t, variants=True).ours.tolist() == ['deepclsmote(epochs=3)+ldam']
