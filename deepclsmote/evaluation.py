@@ -9,8 +9,8 @@ __all__ = ['SCHEMA', 'COLUMNS', 'clock', 'took', 'resample', 'learns_first', 'ce
            'new_record', 'cell_hash', 'record_path', 'save_record', 'read_record', 'read_records', 'compare',
            'class_total', 'score_table', 'save_comparison']
 
-# %% ../nbs/40_evaluation.ipynb #8b63e6f5
-import hashlib, json, platform, resource, time, traceback
+# %% ../nbs/40_evaluation.ipynb #e0d7f58b
+import hashlib, json, platform, re, resource, time, traceback
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -58,24 +58,25 @@ def learns_first(
     "Whether `fit` and then `sample` give what `fit_resample` gives; not if it changes or drops originals"
     return getattr(type(sampler), 'fit_resample', None) is ImageOversampler.fit_resample
 
-# %% ../nbs/40_evaluation.ipynb #97e8b3a8
+# %% ../nbs/40_evaluation.ipynb #a118b8e9
 SCHEMA = 1
 
 def cell_split(
     data:ImageSet, # A whole data set
-    protocol,      # Name of a protocol, '/by track', '/imbalanced' or '/inner' after it; or counts
+    protocol,      # Name of a protocol, '/by track', '/imbalanced', '/inner' or '/repeat 1' (2, ...) after it; or counts
     fold:int=0,    # Which fold of five
 )->tuple:          # (train, test): row numbers
-    "The rows of a cell; of five folds with seed 0. '/inner': five folds of what the protocol's fold 0 does not test, to choose settings on"
+    "The rows of a cell; of five folds with seed 0, with '/repeat 1' seed 1. '/inner': five folds of what the protocol's fold 0 does not test, to choose settings on"
     name,_,kind = protocol.partition('/') if isinstance(protocol, str) else (protocol,'','')
-    if kind not in ('','by track','imbalanced','inner'): raise InputError(f"protocol={protocol!r}; expected '/by track', '/imbalanced', '/inner' or nothing after its name. Correct it.")
+    again = re.fullmatch(r'repeat ([1-9]\d{0,3})', kind)
+    if kind not in ('','by track','imbalanced','inner') and not again: raise InputError(f"protocol={protocol!r}; expected '/by track', '/imbalanced', '/inner', '/repeat 1' or nothing after its name. Correct it.")
     if kind == 'inner':
         tested = long_tail_split(data.labels, name)[1]
         if not len(tested): raise InputError(f"protocol={protocol!r}: {name} keeps no test images back; expected one that does before '/inner'. Use peerj/inner.")
         pool = np.setdiff1d(np.arange(len(data.labels)), tested)
         return tuple(pool[rows] for rows in long_tail_split(data.labels[pool], name, fold))
     if kind == 'by track' and data.groups is None: raise InputError(f"protocol={protocol!r}, but {data.name} has no groups; expected images that come in tracks, as GTSRB's. Leave '/by track' out.")
-    return long_tail_split(data.labels, name, fold, seed=0, groups=data.groups if kind == 'by track' else None, test=kind if kind == 'imbalanced' else 'balanced')
+    return long_tail_split(data.labels, name, fold, seed=int(again[1]) if again else 0, groups=data.groups if kind == 'by track' else None, test=kind if kind == 'imbalanced' else 'balanced')
 
 def peak_memory(
     reset:bool=False, # Forget the peak so far
