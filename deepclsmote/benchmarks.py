@@ -7,10 +7,11 @@ Docs: https://deepclsmote.github.io/deepclsmote/benchmarks.html.md"""
 # %% auto #0
 __all__ = ['step_operations', 'seconds', 'matmul_peak', 'plain_step', 'our_step', 'run_benchmarks', 'describe_machine',
            'tail_of_digits', 'digit_loaders', 'FastCNN', 'epoch_benchmark', 'resnet_step', 'balance_benchmark',
-           'game_benchmark', 'loop_benchmark', 'grid_benchmark', 'class_benchmark', 'growth']
+           'game_benchmark', 'loop_benchmark', 'grid_benchmark', 'class_benchmark', 'growth', 'image_tree',
+           'image_benchmark', 'size_benchmark', 'kept_bytes']
 
-# %% ../nbs/42_benchmarks.ipynb #b68e7804
-import json, platform, statistics, tempfile, time
+# %% ../nbs/42_benchmarks.ipynb #fd671e3e
+import io, itertools, json, os, platform, statistics, subprocess, sys, tempfile, time
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -340,3 +341,75 @@ def growth(
     "With which power of the number of classes the time of the last decade grows"
     last = t[t.classes >= t.classes.max()/10]
     return np.polyfit(np.log(last.classes), np.log(last.milliseconds), 1)[0]
+
+# %% ../nbs/42_benchmarks.ipynb #a280d720
+_stages = {'images of': 'finding the images and their sizes', 'Reading': 'reading them to see that they are whole', 'Copying': 'learning, one epoch', 'Making': 'copying the originals', 'Wrote': 'making new images'}
+
+def image_tree(
+    root,          # Folder to make
+    n:int,         # How many images, at least ten a class
+    classes:int=100, # How many classes
+):
+    "A folder of class folders of 64 x 64 JPEGs of clouds, the largest class a hundred times the smallest"
+    rng = np.random.default_rng(0)
+    share = .01**(np.arange(classes)/(classes-1))
+    counts = np.maximum(np.floor(n*share/share.sum()), 1).astype(int)
+    counts[0] += n-counts.sum()
+    pool = []
+    for _ in range(500):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (5,5,3), np.uint8)).resize((64,64), Image.Resampling.BICUBIC).save(file, 'JPEG')
+        pool.append(file.getvalue())
+    for c,k in enumerate(counts):
+        (Path(root)/f'{c:03d}').mkdir(parents=True)
+        for i in range(k): (Path(root)/f'{c:03d}'/f'{i:06d}.jpg').write_bytes(pool[rng.integers(500)])
+
+def image_benchmark(
+    quick:bool=False, # Fewer images
+    say=print,        # Told what is going on
+)->pd.DataFrame:      # A row a stage and number of images: images, new, stage, seconds, peak_mb (of the whole run)
+    "`deepclsmote balance` on 1,000 to 200,000 images, in processes of their own"
+    rows = []
+    for n in (200,400) if quick else (1000,5000,20_000,50_000,200_000):
+        with tempfile.TemporaryDirectory() as d:
+            image_tree(f'{d}/in', n, 10 if quick else 100)
+            program = 'import sys; from deepclsmote.cli import main; sys.exit(main())'
+            at,found,text = time.perf_counter(),[],[]
+            run = subprocess.Popen([sys.executable, '-u', '-c', program, 'balance', f'{d}/in', f'{d}/out', '--method', 'deepclsmote(latent_dim=64)', '--epochs', '1', '--decoder', 'compact', '--to', str(n//(20 if quick else 200))],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for line in run.stdout:
+                text.append(line)
+                stage = next((s for word,s in _stages.items() if word in line and s not in [f['stage'] for f in found]), None)
+                if stage: found.append(dict(images=n, stage=stage, seconds=-at + (at := time.perf_counter())))
+            _,status,used = os.wait4(run.pid, 0)
+            run.returncode = os.waitstatus_to_exitcode(status)
+            if run.returncode: raise RuntimeError(f"deepclsmote balance ended with {run.returncode}: {''.join(text)[-2000:]}")
+            made = sum(1 for _ in Path(f'{d}/out').rglob('synthetic-*'))
+            rows += [dict(f, new=made, peak_mb=round(used.ru_maxrss/(2**20 if platform.system() == 'Darwin' else 1024))) for f in found]
+        say(f'{n:,} images: {sum(f["seconds"] for f in found):.0f} s, {rows[-1]["peak_mb"]:,} MB')
+    return pd.DataFrame(rows)
+
+# %% ../nbs/42_benchmarks.ipynb #f0343201
+def size_benchmark(
+    quick:bool=False, # The smallest two sizes
+    device=None,      # None takes CUDA, MPS or the CPU
+)->pd.DataFrame:      # A row a size, decoder and precision: size, decoder, precision, mb_an_image, ms_an_image
+    "Memory and time of a training step on color images of 32 to 256 pixels"
+    device,rows = pick_device(device),[]
+    for size,decoder,precision in itertools.product((32,64) if quick else (32,64,128,256), ('papers','compact'), ('float32','bfloat16')):
+        new = lambda n: our_step(to_signed(torch.zeros(n, 3, size, size, dtype=torch.uint8)).to(device), precision, decoder, latent_dim=64)
+        step = new(16)
+        step()
+        rows.append(dict(size=size, decoder=decoder, precision=precision, mb_an_image=(kept_bytes(step)-kept_bytes(new(8)))/8/2**20, ms_an_image=1000*min(seconds(step, 1 if quick else 3, device))/16))
+    return pd.DataFrame(rows)
+
+def kept_bytes(
+    f, # A function
+)->int:
+    "Bytes of all tensors that autograd keeps while `f` runs; a memory that several share counts once"
+    kept = {}
+    def keep(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): f()
+    return sum(kept.values())

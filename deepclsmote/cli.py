@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
-# %% ../nbs/50_cli.ipynb #147e3020
+# %% ../nbs/50_cli.ipynb #6c8f1b56
 with warnings.catch_warnings():  # of libraries about each other, nothing that a user could change
     warnings.simplefilter('ignore')
     import numpy as np
@@ -24,7 +24,7 @@ with warnings.catch_warnings():  # of libraries about each other, nothing that a
     from filelock import FileLock, Timeout
     from sklearn.utils._param_validation import InvalidParameterError
     import deepclsmote
-    from deepclsmote.benchmarks import balance_benchmark, class_benchmark, describe_machine, epoch_benchmark, game_benchmark, grid_benchmark, loop_benchmark, run_benchmarks
+    from deepclsmote.benchmarks import balance_benchmark, class_benchmark, describe_machine, epoch_benchmark, game_benchmark, grid_benchmark, image_benchmark, loop_benchmark, run_benchmarks, size_benchmark
     from deepclsmote.core import InputError, as_seed, class_counts, new_generator, write_atomic
     from deepclsmote.data import load_dataset, long_tail_split
     from deepclsmote.evaluation import compare, read_records, save_comparison, score_table
@@ -339,15 +339,16 @@ def _verdict(records):
     ours,ros = f1['deepclsmote'],f1['ros']
     return f"Highest macro F1: {best} ({f1[best]:.3f}). DeepCLSMOTE is {abs(ours-ros):.3f} {'above' if ours > ros else 'below'} random copies (ros), the simplest way to balance."
 
-# %% ../nbs/50_cli.ipynb #6d1c7cb5
+# %% ../nbs/50_cli.ipynb #0dbc864e
 def bench(
-    part:str='step',  # 'step': training an autoencoder; 'balance': feeding and balancing a classifier; 'rivals': the other oversamplers; 'grid': the evaluation engine; 'classes': 10 to 10,000 of them
+    part:str='step',  # 'step': training an autoencoder; 'balance': feeding and balancing a classifier; 'rivals': the other oversamplers; 'grid': the evaluation engine; 'classes', 'images': more and more of them; 'sizes': images of 32 to 256 pixels
     quick:bool=False, # Fewer repetitions
     out:str='',       # A JSON file for the numbers
 ):
-    "Measure this machine: the training step against the papers' plain script, balanced training against plain, the rivals against their bare networks, the engine against its cells, or many classes against few"
+    "Measure this machine: the training step against the papers' plain script, balanced training against plain, the rivals against their bare networks, the engine against its cells, and what many classes, many images and large images cost"
     parts = dict(step=lambda: dict(rows=run_benchmarks(quick=quick, say=print)), balance=lambda: dict(epochs=epoch_benchmark(rounds=1 if quick else 3), balancing=balance_benchmark(3 if quick else 7)),
-                 rivals=lambda: dict(games=game_benchmark(quick), loops=loop_benchmark(quick)), grid=lambda: dict(engine=grid_benchmark(quick)), classes=lambda: dict(rows=class_benchmark(quick)))
+                 rivals=lambda: dict(games=game_benchmark(quick), loops=loop_benchmark(quick)), grid=lambda: dict(engine=grid_benchmark(quick)), classes=lambda: dict(rows=class_benchmark(quick)),
+                 images=lambda: dict(rows=image_benchmark(quick)), sizes=lambda: dict(rows=size_benchmark(quick)))
     if part not in parts: raise InputError(f"part={part!r}; expected one of {', '.join(parts)}. Use --part step.")
     tables = parts[part]()
     print(f'\n{describe_machine()}')

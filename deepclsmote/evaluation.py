@@ -148,14 +148,19 @@ def _machine(device):
     if device.type == 'cuda': return torch.cuda.get_device_name(device)
     return f"{device.type}: {platform.machine()}, {torch.get_num_threads()} threads"
 
-# %% ../nbs/40_evaluation.ipynb #0cc82ded
+# %% ../nbs/40_evaluation.ipynb #f627ebe9
 def record_path(
     record:dict, # From `evaluate_cell`
     root,        # Folder of a grid
 )->Path:         # Where the record belongs
     "The place of a record below `root`"
     r = record
-    return Path(root)/f"{r['dataset']}.{r['protocol']}".replace('/', ', ')/r['method']/r['classifier']/f"fold{r['fold']}-seed{r['seed']}.json"
+    return Path(root)/f"{r['dataset']}.{r['protocol']}".replace('/', ', ')/_folder_name(r['method'])/r['classifier']/f"fold{r['fold']}-seed{r['seed']}.json"
+
+def _folder_name(method):
+    "The method itself, unless it is long or has signs that some systems do not take: then its beginning and a hash"
+    plain = re.sub(r'[<>:"/\\|?*]', '_', method)
+    return method if plain == method and len(method) <= 100 else f'{plain[:80]}-{hashlib.sha256(method.encode()).hexdigest()[:8]}'
 
 def _no_nan(o):
     if isinstance(o, dict): return {k: _no_nan(v) for k,v in o.items()}

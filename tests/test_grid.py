@@ -190,3 +190,18 @@ def test_grid_file(tmp_path):
 def test_paths_of_records(tmp_path):
     record = dict(dataset='gtsrb10', protocol='peerj-gtsrb/by track', method='none', classifier='plain_cnn', fold=0, seed=1)
     assert record_path(record, tmp_path).relative_to(tmp_path).as_posix() == 'gtsrb10.peerj-gtsrb, by track/none/plain_cnn/fold0-seed1.json'
+
+@pytest.mark.parametrize('method', ['deepclsmote(sampling_strategy={5: 50})', 'deepclsmote(device="cpu")', "none+augment(name='a/b')", f"deepclsmote({', '.join(f'k{i}=1' for i in range(40))})"])
+def test_folders_of_methods_on_every_system(tmp_path, method):
+    "A name that Windows refuses or a slash that makes two folders of one would lose the record"
+    record = dict(dataset='mnist', protocol='peerj', method=method, classifier='plain_cnn', fold=0, seed=0)
+    folder = record_path(record, tmp_path).relative_to(tmp_path).parts[1]
+    assert not set(folder) & set('<>:"/\\|?*') and len(folder) <= 100 and folder.startswith(method[:10])
+    others = {record_path({**record, 'method': m}, tmp_path) for m in (method, method.replace(':', '_'), method+' ', method.replace('/', '_'), method.replace('=1)', '=2)'))}
+    assert len(others) == len({method, method.replace(':', '_'), method+' ', method.replace('/', '_'), method.replace('=1)', '=2)')})
+
+def test_records_of_this_project_lie_where_they_belong():
+    root = Path(__file__).parent.parent/'results'
+    for folder in (p for p in root.iterdir() if [*p.rglob('fold*-seed*.json')]):
+        for path in folder.rglob('fold*-seed*.json'):
+            assert path.as_posix().endswith('/'.join(record_path(read_record(path), root).parts[-4:])), path
