@@ -24,7 +24,7 @@ from .smote import add_residual, draw_donors, draw_pairs, interpolate, neighbors
 from .streams import as_stream
 from .training import CodesToo, Objective, at_a_time, autoencoder_learner, gains_by_bfloat16, keep_codes, shared, train
 
-# %% ../nbs/06_oversamplers.ipynb #3a44e846
+# %% ../nbs/06_oversamplers.ipynb #8ef59446
 class LatentOversampler(ImageOversampler):
     "Base of oversamplers that interpolate between codes of an autoencoder"
     _machine_settings = ('device','checkpoint','distributed')
@@ -87,7 +87,8 @@ class LatentOversampler(ImageOversampler):
         self.near_ = {}
 
     def _to_keep(self, stream):
-        "Numbers of the classes whose codes are needed: those to be oversampled, and donors"
+        "Numbers of the classes whose codes are needed: those to be oversampled, and donors; None: all"
+        if stream.all_classes: return None
         wanted = {c for c,n in self._wanted().items() if n}
         if self.generation == 'style': wanted |= {int(stream.labels[rows[0]]) for rows in donor_rows(stream.labels, self.donors)}
         return torch.tensor(sorted(wanted), dtype=torch.int64)

@@ -32,7 +32,7 @@ def as_pixels(
     try: return x,ImageFormat.of(x[None])
     except InputError as e: raise InputError(f"{name}: {e}") from e
 
-# %% ../nbs/01b_streams.ipynb #c1ead808
+# %% ../nbs/01b_streams.ipynb #bdbbcb6f
 class _Items:
     "Rows of a data set, checked one by one; an error comes back in place of the image, for a worker process would bury it"
     def __init__(self, data, form=None, kept=None, declared=None): self.data,self.form,self.kept,self.declared,self.name = data,form,kept,declared,type(data).__name__
@@ -91,9 +91,10 @@ class ImageStream(_Stream):
         workers:int=0,   # Processes that open images; more change the speed and nothing else
         half:bool=False, # Keep codes as float16
         codes_file=None, # Keep codes in this file, not in memory
+        all_classes:bool=False, # Keep codes of all classes, not of those alone that `sampling_strategy` lets grow
     ):
         if not hasattr(data, '__len__') or not hasattr(data, '__getitem__') or not len(data): raise InputError(f"data is a {type(data).__name__} {'without items' if hasattr(data, '__len__') else 'that has no length'}; expected pairs (image, label) by number. Pass a map-style data set, or a DataLoader.")
-        self.data,self.workers,self.half,self.codes_file = data,workers,half,codes_file
+        self.data,self.workers,self.half,self.codes_file,self.all_classes = data,workers,half,codes_file,all_classes
         declared = getattr(data, 'classes', None)
         self.declared = len(declared) if isinstance(declared, (list,tuple)) else None
         self.form = _first(_Items(data)[0])
@@ -142,7 +143,7 @@ def _first(item):
 
 def _with_low(form, low): return ImageFormat(form.layout, form.inner, form.shape, form.dtype, low, form.kind)
 
-# %% ../nbs/01b_streams.ipynb #0ce5a781
+# %% ../nbs/01b_streams.ipynb #83b4dd00
 class LoaderStream(_Stream):
     "Images of a loader that gives batches (images, class numbers) again and again"
     by_number = False
@@ -150,9 +151,10 @@ class LoaderStream(_Stream):
         loader,          # Such as a `torch.utils.data.DataLoader` of an `IterableDataset`
         half:bool=False, # Keep codes as float16
         codes_file=None, # Keep codes in this file, not in memory
+        all_classes:bool=False, # Keep codes of all classes, not of those alone that `sampling_strategy` lets grow
     ):
         if hasattr(loader, '__next__'): raise InputError(f"the loader is a {type(loader).__name__}, which can be passed through once; expected one that starts anew for every epoch. Pass a DataLoader.")
-        self.loader,self.half,self.codes_file,self.form = loader,half,codes_file,None
+        self.loader,self.half,self.codes_file,self.all_classes,self.form = loader,half,codes_file,all_classes,None
         labels,low = [],[]
         for x,y in self._pass():
             form = ImageFormat.of(x)

@@ -225,6 +225,34 @@ def test_validation_state_while_reading(tmp_path):
     as_test.after_batch = lambda b: b
     assert dls.train_ds.split_idx == 0 and b.equal(a[:5]) and a.equal(torch.cat([torch.as_tensor(x) for x, in as_test]))
 
+deep = lambda: DeepCLSMOTE(epochs=2, batch_size=8, decoder='compact', latent_dim=6, random_state=0, device='cpu', precision='float32', progress=False)
+
+@pytest.mark.parametrize('kind', ['folder', 'tensors', 'dataset'])
+def test_more_than_memory_holds(kind, tmp_path, monkeypatch):
+    "Images are opened batch by batch, never all at once, and what is learned and drawn is the same to the bit"
+    x,y = marked_images((24,8,4))
+    def run():
+        if kind == 'dataset':
+            ds = SyntheticDataset(TensorDataset(x, y), deep(), 8, seed=0)
+            return list(ds),ds.oversampler
+        dls = block_dls(tmp_path, item_tfms=FlipItem()) if kind == 'folder' else DataLoaders(DataLoader(TensorDataset(x, y), bs=8, shuffle=True), DataLoader(TensorDataset(x, y), bs=8), device=torch.device('cpu'))
+        cb = BalanceCallback(deep(), seed=0)
+        got, = epochs_of(cb, dls)
+        return got,cb.oversampler
+    if kind == 'folder': folder(tmp_path)
+    batches,o = run()
+    most,plain = [],callbacks.training_images
+    def counting(dl, n=None):
+        found = plain(dl, n)
+        most.append(len(found[0]))
+        return found
+    monkeypatch.setattr(callbacks, 'IN_MEMORY', 36*16*16-1)
+    monkeypatch.setattr(callbacks, 'training_images', counting)
+    streamed,s = run()
+    assert max(most, default=0) <= 8 and s.codes_.equal(o.codes_) and not len(s.images_)
+    assert all(a.equal(b) for k,a in s.autoencoder_.state_dict().items() for b in [o.autoencoder_.state_dict()[k]])
+    if kind != 'folder': assert same(batches, streamed)
+
 # Names of classes ---------------------------------------------------------------------------------
 
 def strings(n): return sorted(map(str, range(n)))

@@ -107,6 +107,8 @@ def test_a_class_that_was_not_to_be_oversampled():
     o = DeepCLSMOTE(**fast, sampling_strategy={2: 12}).fit(Items())
     assert len(o.codes_) == 9 and o.sample(2, 2)[0].shape == (2,16,16)
     with pytest.raises(InputError, match='class 1 was not to be oversampled'): o.sample(2, 1)
+    every = DeepCLSMOTE(**fast, sampling_strategy={2: 12}).fit(ImageStream(Items(), all_classes=True))
+    assert len(every.codes_) == len(Items()) and all(len(every.sample(3, c)[0]) == 3 for c in (0,1,2)) and np.array_equal(every.sample(4, 2, 5)[0], o.sample(4, 2, 5)[0])
     with pytest.raises(InputError, match='not in y'): o.sample(2, 7)
 
 def test_balanced_already():
