@@ -275,7 +275,7 @@ def _gamo_net(images, labels, n_classes, plan, steps, common):
         return out
     return Judge(scores, True, 'float32')
 
-# %% ../nbs/14_registry.ipynb #f3908a79
+# %% ../nbs/14_registry.ipynb #4ab49bf1
 def _read(text):
     "[(name, settings), ...] of a string"
     if not isinstance(text, str): raise InputError(f"method={text!r}; expected a string such as 'smote+balanced_softmax'. Give a name.")
@@ -304,8 +304,8 @@ def fill(
     'symmetric': every class as large as the largest twice over, in real images, repeated in turn, and in new ones.
     'alongside': as many new images as real ones, of every class alike."""
     y = np.asarray(y)
-    rows,wanted = np.arange(len(y)),{getattr(c, 'item', lambda: c)(): n for c,n in sampler.sampling_strategy_.items()}
-    if filling: wanted = dict.fromkeys(sampler.classes_.tolist(), max(class_counts(y).values()) if filling == 'symmetric' else -(-len(y)//len(sampler.classes_)))
+    rows = np.arange(len(y))
+    wanted = dict.fromkeys(sampler.classes_.tolist(), max(class_counts(y).values()) if filling == 'symmetric' else -(-len(y)//len(sampler.classes_))) if filling else {getattr(c, 'item', lambda: c)(): n for c,n in sampler.sampling_strategy_.items()}
     if filling == 'symmetric': rows = np.concatenate([np.resize(np.flatnonzero(y == c), n) for c,n in wanted.items()])
     new,made = sampler.sample(wanted)
     real = X[rows] if filling == 'symmetric' else X

@@ -139,3 +139,12 @@ def test_a_name_is_taken_once():
     with pytest.raises(InputError, match='taken'): registry.oversampler('smote')(type('Other', (), {}))
     with pytest.raises(InputError, match='unknown'): make('smoke')
     with pytest.raises(InputError, match='is no oversampler'): make('ldam')
+
+@pytest.mark.parametrize('filling', registry.FILLINGS)
+def test_a_sampler_from_its_file_fills_too(tail, tmp_path, filling):
+    X,y = tail
+    o = sampler('deepclsmote').fit(X, y)
+    o.save(tmp_path/'o.safetensors')
+    a,b = (registry.fill(s, X, y, filling) for s in (o, type(o).load(tmp_path/'o.safetensors')))
+    assert np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
+    assert class_counts(a[1]) == ({0: 60, 1: 60, 2: 60} if filling == 'symmetric' else {0: 44, 1: 22, 2: 18})
