@@ -79,7 +79,7 @@ def random_state(
     "What a library that draws with NumPy is to be given"
     return np.random.RandomState(int(torch.randint(2**31-1, (1,), generator=generator)))
 
-# %% ../../nbs/10_pixels.ipynb #1e9591e7
+# %% ../../nbs/10_pixels.ipynb #5c4ef3f8
 class PixelROS(StoredImages):
     "Random oversampling: exact copies, by imbalanced-learn's `RandomOverSampler`"
     def _fit(self, X, y):
@@ -87,16 +87,16 @@ class PixelROS(StoredImages):
         super()._fit(X, y)
 
     def _sample_images(self, label, n, generator):
-        y = self.labels_.numpy()
-        library = RandomOverSampler(sampling_strategy={label: len(self._own(label))+n}, random_state=random_state(generator))
-        library.fit_resample(np.arange(len(y))[:,None], y)
-        rows = torch.from_numpy(library.sample_indices_[len(y):])
+        own = self._own(label)
+        library = RandomOverSampler(sampling_strategy={1: len(own)+n}, random_state=random_state(generator))
+        library.fit_resample(np.arange(len(own)+1)[:,None], [1]*len(own)+[0]) # it asks for a second class, and draws from this one alone
+        rows = own[library.sample_indices_[len(own)+1:]]
         return self.images_[rows], torch.stack([rows, rows], 1), torch.zeros(n)
 
     def _draw(self, wanted, generator, flat=False):
         images,table = super()._draw(wanted, generator, flat)
-        counts,new = np.bincount(self.labels_),table.label.value_counts()
-        self.report_ = pd.DataFrame([dict(label=c, images=m, new=new.get(c, 0), copies=new.get(c, 0)/(m+new.get(c, 0))) for c,m in zip(self.classes_, counts)])
+        counts,new = np.bincount(self.labels_),table.label.value_counts().reindex(self.classes_, fill_value=0).to_numpy()
+        self.report_ = pd.DataFrame(dict(label=self.classes_, images=counts, new=new, copies=new/(counts+new)))
         self.report_['alarm'] = np.where(self.report_.copies > .5, 'mostly copies', '')  # what was asked for, so no warning
         if not len(self.rows_): return images,table
         rows = self.rows_[torch.from_numpy(table.parent_a.to_numpy(copy=True))].reshape(images.shape)
