@@ -9,6 +9,8 @@ DEV = $(VENV)/.dev
 # What `make run` runs: `make run NB=nbs/04_smote.ipynb` for one notebook
 NB = $(wildcard nbs/*.ipynb)
 DEMO = demo
+# Folders of results/ that `make report` makes a page of
+STUDIES = peerj deepsmote ablation
 # Processes that share the tests, each with one thread for products so that they do not get in each other's way
 WORKERS = 2
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
@@ -31,8 +33,8 @@ demo: $(USE) ## balance a small image set and show what came out
 test: $(DEV) ## run all notebooks and tests; DEEPCLSMOTE_DATA=FOLDER adds those on real images
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-report: $(USE) ## results/peerj -> _report/peerj.html, the page of the full evaluation
-	$(BIN)/deepclsmote report results/peerj --out _report/peerj.html --title 'DeepCLSMOTE and its rivals, five folds'
+report: $(USE) ## results/peerj and the smaller studies -> _report/peerj.html, ..., pages of all their records
+	@for r in $(STUDIES); do $(BIN)/deepclsmote report results/$$r --out _report/$$r.html || exit 1; done
 
 docs: $(DEV) ## build the site: _site/html/index.html
 	rm -rf _site
