@@ -34,7 +34,7 @@ test: $(DEV) ## run all notebooks and tests; DEEPCLSMOTE_DATA=FOLDER adds those 
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 report: $(USE) ## results/peerj and the smaller studies -> _report/peerj.html, ..., pages of all their records
-	@for r in $(STUDIES); do $(BIN)/deepclsmote report results/$$r --out _report/$$r.html || exit 1; done
+	@for r in $(STUDIES); do $(BIN)/deepclsmote report results/$$r --out _report/$$r.html --title "DeepCLSMOTE and its rivals: $$r" || exit 1; done
 
 docs: $(DEV) ## build the site: _site/html/index.html
 	rm -rf _site
