@@ -7,9 +7,9 @@ Docs: https://deepclsmote.github.io/deepclsmote/training.html.md"""
 # %% auto #0
 __all__ = ['gains_by_bfloat16', 'CodesToo', 'joined', 'Objective', 'LossTerm', 'at_a_time', 'encoded', 'encode_all', 'keep_codes',
            'EpochCentroids', 'ClassPenalty', 'KeepBest', 'Checkpoint', 'ResumableLearner', 'JoinBatches',
-           'autoencoder_learner', 'train', 'history', 'SharedLoader', 'shared']
+           'autoencoder_learner', 'train', 'history', 'shared_loader', 'shared']
 
-# %% ../nbs/05_training.ipynb #84e2deb2
+# %% ../nbs/05_training.ipynb #618504f5
 import contextlib, hashlib, json
 from functools import partial
 from importlib.util import find_spec
@@ -26,7 +26,6 @@ from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.learner import CancelEpochException, Learner, Metric
 from fastai.optimizer import OptimWrapper
-from fastai.distributed import DistributedDL
 from fastai.torch_core import get_model, num_distrib, rank_distrib
 from fastcore.foundation import L
 from .core import InputError, as_seed, load_tensors, new_generator, pick_device, save_tensors, spawn_seeds
@@ -385,10 +384,15 @@ def _quiet(learn):
     "No bar, no table"
     with learn.no_bar(), learn.no_logging(): yield
 
-# %% ../nbs/05_training.ipynb #a17908e3
-class SharedLoader(DistributedDL):
+# %% ../nbs/05_training.ipynb #cb6daf8d
+def shared_loader(
+    dl, # A fastai loader
+):
     "fastai's way to give each process its part of the rows, which all processes draw alike and need not tell each other"
-    def _broadcast(self, t, rank): return t
+    from fastai.distributed import DistributedDL  # cannot be imported where accelerate is not installed
+    class SharedLoader(DistributedDL):
+        def _broadcast(self, t, rank): return t
+    return SharedLoader(dl, device=dl.device)
 
 @contextlib.contextmanager
 def shared(
@@ -398,8 +402,9 @@ def shared(
     if num_distrib() < 2: raise InputError("there is one process; expected several. Start the script with torchrun, or leave distributed=False.")
     if find_spec('accelerate') is None: raise InputError("training over several processes goes through accelerate, which is not installed. Run pip install accelerate.")
     if not learn.dls.train_ds.by_number: raise InputError("a loader that can only be passed through cannot be shared among processes; expected images by number. Pass a map-style data set.")
-    learn.dls.loaders = [SharedLoader(dl, device=dl.device) for dl in learn.dls.loaders]
+    own = learn.dls.loaders
+    learn.dls.loaders = [shared_loader(dl) for dl in own]
     try:
         with learn.distrib_ctx(sync_bn=learn.dls.device.type == 'cuda', cpu=learn.dls.device.type == 'cpu'): yield learn
         for t in learn.model.state_dict().values(): dist.broadcast(t, 0)  # statistics of BatchNorm are each process's own
-    finally: learn.dls.loaders = [dl.dl if isinstance(dl, SharedLoader) else dl for dl in learn.dls.loaders]
+    finally: learn.dls.loaders = own
