@@ -141,3 +141,10 @@ def test_alone(monkeypatch):
     with pytest.raises(InputError, match='random_state'): DeepCLSMOTE(distributed=True, epochs=1, device='cpu').fit(X, y)
     monkeypatch.setenv('WORLD_SIZE', '2'); monkeypatch.setattr(training, 'find_spec', lambda name: None)
     with pytest.raises(InputError, match='pip install accelerate'): DeepCLSMOTE(distributed=True, random_state=0, epochs=1, device='cpu').fit(X, y)
+
+def test_without_accelerate():
+    "What `pip install deepclsmote` brings is enough for all but training over several processes"
+    import subprocess, sys
+    program = "import sys; sys.modules['accelerate'] = None; from deepclsmote.cli import main; sys.exit(main(['methods']))"
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', program], capture_output=True, text=True)
+    assert done.returncode == 0 and 'deepclsmote' in done.stdout, done.stderr
