@@ -8,9 +8,9 @@ Docs: https://deepclsmote.github.io/deepclsmote/benchmarks.html.md"""
 __all__ = ['step_operations', 'seconds', 'matmul_peak', 'plain_step', 'our_step', 'run_benchmarks', 'describe_machine',
            'tail_of_digits', 'digit_loaders', 'FastCNN', 'epoch_benchmark', 'resnet_step', 'balance_benchmark',
            'game_benchmark', 'loop_benchmark', 'grid_benchmark', 'class_benchmark', 'growth', 'image_tree',
-           'image_benchmark', 'size_benchmark', 'kept_bytes']
+           'image_benchmark', 'peak_bytes', 'size_benchmark']
 
-# %% ../nbs/42_benchmarks.ipynb #fd671e3e
+# %% ../nbs/42_benchmarks.ipynb #3cb40a3d
 import io, itertools, json, os, platform, statistics, subprocess, sys, tempfile, time
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from fastai.layers import SimpleCNN
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
@@ -78,7 +79,7 @@ def matmul_peak(
     seconds(lambda: a@a, 2, device)
     return 2*n**3/min(seconds(lambda: a@a, repeats, device))
 
-# %% ../nbs/42_benchmarks.ipynb #afcc179a
+# %% ../nbs/42_benchmarks.ipynb #4bf9b5ed
 def plain_step(
     images:torch.Tensor, # (B, c, h, w) float32 in [-1, 1]
     penalty:bool=False,  # Add DeepSMOTE's penalty as in the public code
@@ -107,11 +108,12 @@ def our_step(
     decoder='papers',     # Which decoder
     penalty='none',       # DeepSMOTE's penalty
     latent_dim=20,        # Length of a code
+    recompute=False,      # As in `autoencoder_learner`
 ):                        # A function that does one step
     "One batch of our Learner, callbacks and all"
     labels = torch.arange(len(images)) % 10
     objective = Objective() if penalty == 'none' else Objective((1.,0.,0.), 'mean')
-    learn = autoencoder_learner(images.cpu(), labels, latent_dim, decoder, objective, penalty, len(images), device=images.device, precision=precision)
+    learn = autoencoder_learner(images.cpu(), labels, latent_dim, decoder, objective, penalty, len(images), device=images.device, precision=precision, recompute=recompute)
     learn.create_opt()
     learn.n_epoch,learn.dl,learn.logger,learn.create_mbar = 1,learn.dls.train,lambda *a: None,False
     learn.remove_cbs([c for c in learn.cbs if c.name == 'progress'])
@@ -389,27 +391,34 @@ def image_benchmark(
         say(f'{n:,} images: {sum(f["seconds"] for f in found):.0f} s, {rows[-1]["peak_mb"]:,} MB')
     return pd.DataFrame(rows)
 
-# %% ../nbs/42_benchmarks.ipynb #f0343201
+# %% ../nbs/42_benchmarks.ipynb #c6672907
+def peak_bytes(
+    f,           # A function
+    device=None, # Where it works; None: CUDA, MPS or the CPU
+)->int:
+    "Bytes of the tensors made while `f` runs, at the moment when there are the most"
+    if (device := pick_device(device)).type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        f()
+        return torch.cuda.max_memory_allocated(device)-before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p: f()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in p.profiler.kineto_results.events() if e.name() == '[memory]')
+    return max(itertools.accumulate((b for _,b in changes), initial=0))
+
 def size_benchmark(
     quick:bool=False, # The smallest two sizes
     device=None,      # None takes CUDA, MPS or the CPU
-)->pd.DataFrame:      # A row a size, decoder and precision: size, decoder, precision, mb_an_image, ms_an_image
+)->pd.DataFrame:      # A row a size, decoder, precision and way of training: size, decoder, precision, recompute, mb_an_image, ms_an_image
     "Memory and time of a training step on color images of 32 to 256 pixels"
     device,rows = pick_device(device),[]
     for size,decoder,precision in itertools.product((32,64) if quick else (32,64,128,256), ('papers','compact'), ('float32','bfloat16')):
-        new = lambda n: our_step(to_signed(torch.zeros(n, 3, size, size, dtype=torch.uint8)).to(device), precision, decoder, latent_dim=64)
-        step = new(16)
-        step()
-        rows.append(dict(size=size, decoder=decoder, precision=precision, mb_an_image=(kept_bytes(step)-kept_bytes(new(8)))/8/2**20, ms_an_image=1000*min(seconds(step, 1 if quick else 3, device))/16))
+        n = max(8, 8*128**2//size**2)  # enough for their memory to outweigh that of weights and gradients
+        new = lambda n, recompute: our_step(to_signed(torch.zeros(n, 3, size, size, dtype=torch.uint8)).to(device), precision, decoder, latent_dim=64, recompute=recompute)
+        steps = {(m,r): new(m, r) for m in (n,2*n) for r in (False,True)}
+        for step in steps.values(): step()  # the optimizer makes its moments
+        times = {r: [] for r in (False,True)}
+        for _ in range(1 if quick else 3):
+            for r in times: times[r].append(seconds(steps[2*n,r], 1, device)[0])
+        for r in times: rows.append(dict(size=size, decoder=decoder, precision=precision, recompute=r, mb_an_image=(peak_bytes(steps[2*n,r], device)-peak_bytes(steps[n,r], device))/n/2**20, ms_an_image=1000*min(times[r])/2/n))
     return pd.DataFrame(rows)
-
-def kept_bytes(
-    f, # A function
-)->int:
-    "Bytes of all tensors that autograd keeps while `f` runs; a memory that several share counts once"
-    kept = {}
-    def keep(t):
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): f()
-    return sum(kept.values())

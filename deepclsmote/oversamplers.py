@@ -24,10 +24,10 @@ from .smote import add_residual, draw_donors, draw_pairs, interpolate, neighbors
 from .streams import as_stream
 from .training import CodesToo, Objective, at_a_time, autoencoder_learner, gains_by_bfloat16, keep_codes, shared, train
 
-# %% ../nbs/06_oversamplers.ipynb #8ef59446
+# %% ../nbs/06_oversamplers.ipynb #7ba2c999
 class LatentOversampler(ImageOversampler):
     "Base of oversamplers that interpolate between codes of an autoencoder"
-    _machine_settings = ('device','checkpoint','distributed')
+    _machine_settings = ('device','checkpoint','distributed','recompute')
     _parameter_constraints = {**ImageOversampler._parameter_constraints,
         'epochs': [Interval(Integral, 1, None, closed='left')],
         'batch_size': [Interval(Integral, 2, None, closed='left')],
@@ -42,7 +42,7 @@ class LatentOversampler(ImageOversampler):
         'generation': [StrOptions({'smote','residual','style'})],
         'donors': [StrOptions({'head'}), Interval(Integral, 1, None, closed='left')],
         'alpha': [Interval(Real, 0, None, closed='neither')],
-        'progress': ['boolean'], 'distributed': ['boolean'], 'augment': ['boolean', callable], 'augment_parents': ['boolean', callable]}
+        'progress': ['boolean'], 'distributed': ['boolean'], 'recompute': ['boolean'], 'augment': ['boolean', callable], 'augment_parents': ['boolean', callable]}
 
     def fit(self, X, y=None):
         "Learn from images `X` and labels `y`; or from a data set or loader of (image, class number) alone, whose images are never in memory together (see `as_stream`)"
@@ -78,7 +78,7 @@ class LatentOversampler(ImageOversampler):
         if self.generation == 'style': donor_rows(data.labels, self.donors)  # refuses before any work
         if self.generation != 'smote' and not data.by_number: raise InputError(f"generation={self.generation!r} with a loader that can only be passed through; expected generation='smote', for the others ask for images by number. Pass a map-style data set.")
         learn = autoencoder_learner(data, None, self._latent_dim(data.shape[0]), self.decoder, self._objective(), getattr(self, 'penalty', 'none'), self.batch_size,
-            float(self.lr), seed, self.device, self.precision, self.augment, self.balanced, self.checkpoint)
+            float(self.lr), seed, self.device, self.precision, self.augment, self.balanced, self.checkpoint, self.recompute)
         with shared(learn) if self.distributed else nullcontext(): self.history_ = train(learn, self.epochs, self.schedule, self.progress)
         self.autoencoder_ = learn.model.autoencoder.eval()
         memory = isinstance(data, ImagesInMemory)
@@ -187,7 +187,7 @@ class LatentOversampler(ImageOversampler):
         self.autoencoder_.load_state_dict(weights)
         self.autoencoder_.to(pick_device(self.device), memory_format=torch.channels_last).eval()
 
-# %% ../nbs/06_oversamplers.ipynb #3788007b
+# %% ../nbs/06_oversamplers.ipynb #7dfae9e4
 class DeepCLSMOTE(LatentOversampler):
     "SMOTE in a latent space shaped by class centroids (PeerJ Computer Science 3461, 2025)"
     _latent_dims = (20, 300)  # grey, color
@@ -219,6 +219,7 @@ class DeepCLSMOTE(LatentOversampler):
         image_shape=None,          # (h, w), (c, h, w) or (h, w, c) of the rows of a two-dimensional X
         checkpoint=None,           # A file to write after each epoch, from which a killed fit goes on
         distributed=False,         # Share the training among the processes of `torchrun` or `accelerate launch`, each with batches of `batch_size`
+        recompute=False,           # For large images: train with about half the memory and some more time, to the same weights
         progress=True,             # Show a progress bar
     ):
         super().__init__(sampling_strategy=sampling_strategy, image_shape=image_shape, random_state=random_state)
@@ -226,7 +227,7 @@ class DeepCLSMOTE(LatentOversampler):
         self.loss_weights,self.reduction,self.reading,self.centroid = loss_weights,reduction,reading,centroid
         self.decoder,self.schedule,self.augment,self.balanced = decoder,schedule,augment,balanced
         self.generation,self.donors,self.alpha,self.augment_parents = generation,donors,alpha,augment_parents
-        self.precision,self.checkpoint,self.distributed,self.progress = precision,checkpoint,distributed,progress
+        self.precision,self.checkpoint,self.distributed,self.recompute,self.progress = precision,checkpoint,distributed,recompute,progress
 
     def _check_settings(self):
         ok = all(isinstance(w, Real) and 0 <= w < float('inf') for w in self.loss_weights) and len(self.loss_weights) == 3 and any(self.loss_weights)
@@ -235,7 +236,7 @@ class DeepCLSMOTE(LatentOversampler):
 
     def _objective(self): return Objective(tuple(map(float, self.loss_weights)), self.reduction, self.reading, self.centroid)
 
-# %% ../nbs/06_oversamplers.ipynb #057f860b
+# %% ../nbs/06_oversamplers.ipynb #f031db5c
 class DeepSMOTE(LatentOversampler):
     "SMOTE between codes of an autoencoder (Dablain, Krawczyk, Chawla, IEEE TNNLS 2022)"
     _latent_dims = (300, 600)  # grey, color
@@ -264,6 +265,7 @@ class DeepSMOTE(LatentOversampler):
         image_shape=None,          # (h, w), (c, h, w) or (h, w, c) of the rows of a two-dimensional X
         checkpoint=None,           # A file to write after each epoch, from which a killed fit goes on
         distributed=False,         # Share the training among the processes of `torchrun` or `accelerate launch`, each with batches of `batch_size`
+        recompute=False,           # For large images: train with about half the memory and some more time, to the same weights
         progress=True,             # Show a progress bar
     ):
         super().__init__(sampling_strategy=sampling_strategy, image_shape=image_shape, random_state=random_state)
@@ -271,7 +273,7 @@ class DeepSMOTE(LatentOversampler):
         self.penalty,self.reduction = penalty,reduction
         self.decoder,self.schedule,self.augment,self.balanced = decoder,schedule,augment,balanced
         self.generation,self.donors,self.alpha,self.augment_parents = generation,donors,alpha,augment_parents
-        self.precision,self.checkpoint,self.distributed,self.progress = precision,checkpoint,distributed,progress
+        self.precision,self.checkpoint,self.distributed,self.recompute,self.progress = precision,checkpoint,distributed,recompute,progress
 
     def _objective(self): return Objective((1.,0.,0.), self.reduction)
 

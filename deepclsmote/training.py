@@ -288,7 +288,7 @@ class JoinBatches(Callback):
     def before_fit(self): self.learn.loss_func.shared = isinstance(self.model, nn.parallel.DistributedDataParallel)
     def after_fit(self): self.learn.loss_func.shared = False
 
-# %% ../nbs/05_training.ipynb #ad1c82b3
+# %% ../nbs/05_training.ipynb #f7e4bff5
 def autoencoder_learner(
     images,                     # (n, c, h, w), uint8 or float32 in [-1, 1]; or an `ImageStream` or another `ImageData`
     labels:torch.Tensor=None,   # (n,) class numbers; None: the `ImageData` has them
@@ -304,6 +304,7 @@ def autoencoder_learner(
     augment=False,              # True for small shifts and turns, or a function of (images, generator)
     balanced:float=0.,          # Share of each batch drawn with every class alike
     checkpoint=None,            # File to write after each epoch and to go on from
+    recompute:bool=False,       # Train with less memory, as in `Stages`
     cbs=None,                   # More fastai callbacks
 )->Learner:                     # Its `model.autoencoder` is what is trained
     "A fastai Learner, ready to train an autoencoder"
@@ -314,7 +315,7 @@ def autoencoder_learner(
     weights_seed,order_seed,penalty_seed = spawn_seeds(seed, 3)
     generators = dict(order=new_generator(order_seed), penalty=new_generator(penalty_seed))
     head = objective.centroid == 'head'
-    model = build(lambda: Autoencoder(data.shape[0], data.shape[1:], latent_dim, decoder, head), weights_seed)
+    model = build(lambda: Autoencoder(data.shape[0], data.shape[1:], latent_dim, decoder, head, recompute), weights_seed)
     model = CodesToo(model.to(device, memory_format=torch.channels_last), precision == 'bfloat16' or precision == 'auto' and gains_by_bfloat16(device))
     train = MemoryLoader(data, batch_size, True, generators['order'], autoencode=True, balanced=balanced, augment=augment_shift if augment is True else augment or None, device=device)
     valid = train.new(data.new_empty(), shuffle=False)  # the papers hold nothing back

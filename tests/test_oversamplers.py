@@ -240,6 +240,30 @@ def test_mnist_is_balanced_to_the_image():
     assert len(p) == 30000-7290 and (y[p.parent_a] == p.label).all() and (y[p.parent_b] == p.label).all()
     assert ((p.parent_a != p.parent_b) | (p.weight == 0)).all()
 
+@pytest.mark.parametrize('precision', ['float32','bfloat16'])
+@pytest.mark.parametrize('cls,shape,settings', [(DeepCLSMOTE, (28,28), {}), (DeepCLSMOTE, (3,35,50), dict(centroid='head', loss_weights=(1, .01, .01))), (DeepSMOTE, (32,32), dict(decoder='papers'))])
+def test_recompute_changes_nothing_but_memory(cls, shape, settings, precision, tmp_path):
+    X,y = toy_images((20,12), shape=shape)
+    a,b = (cls(**{**fast, 'epochs': 2, 'batch_size': 16, 'random_state': 0, 'precision': precision, **settings}, recompute=r).fit(X, y) for r in (False,True))
+    for (k,v),w in zip(a.autoencoder_.state_dict().items(), b.autoencoder_.state_dict().values()): assert v.equal(w), k
+    new = [o.sample({1: 8})[0] for o in (a,b)]
+    np.testing.assert_array_equal(*new)
+    b.save(tmp_path/'b')
+    assert not cls.load(tmp_path/'b').recompute  # of a machine, not of what was learned
+
+@both
+def test_recompute_keeps_less(cls):
+    "What autograd keeps, counted by another hook than the benchmark's; a run again in the backward pass is not kept"
+    kept = {}
+    for r in (False,True):
+        net = cls(**fast, recompute=r).fit(*toy_images((6,4), shape=(64,64))).autoencoder_.train()
+        sizes = {}
+        def pack(t): sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes(); return t
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): out = net(torch.zeros(50, 1, 64, 64)).sum()
+        kept[r] = sum(sizes.values())
+        out.backward()
+    assert kept[True] < .7*kept[False]
+
 def test_a_subclass_must_define_both_hooks():
     "The contract's two abstract methods: a class that lacks one says which"
     X,y = toy_images()
