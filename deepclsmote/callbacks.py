@@ -26,17 +26,17 @@ from .loaders import BalancedSampler, ImagesInMemory, MemoryLoader, check_classe
 from .oversamplers import LatentOversampler
 from .streams import as_stream
 
-# %% ../nbs/07_callbacks.ipynb #e5294942
+# %% ../nbs/07_callbacks.ipynb #e60d1bfa
 def balance_plan(
     counts,            # (C,) real training images of each class; 0 where there are none
-    mode='symmetric',  # 'symmetric' or 'top_up'
-    ratio=1.,          # symmetric: synthetic images for each real one. top_up: size to reach as a part of the largest class, or a `sampling_strategy` of imbalanced-learn by class number
+    mode='symmetric',  # 'symmetric', 'alongside' or 'top_up'
+    ratio=1.,          # symmetric, alongside: synthetic images for each real one. top_up: size to reach as a part of the largest class, or a `sampling_strategy` of imbalanced-learn by class number
 )->tuple:              # (share of real images in a batch, (C,) shares of classes among real images, the same among synthetic ones)
     "What a balanced batch is made of"
     n = torch.as_tensor(counts, dtype=torch.float64)
-    if mode == 'symmetric':
+    if mode != 'top_up':
         alike = class_shares(n, 'class')
-        return 1/(1+ratio),alike,alike
+        return 1/(1+ratio),alike if mode == 'symmetric' else n/n.sum(),alike
     if isinstance(ratio, Real): goal = {c: ratio*n.max().item() for c in range(len(n)) if n[c]}
     else:
         y = np.repeat(np.arange(len(n)), n.long().numpy())
@@ -47,11 +47,11 @@ def balance_plan(
 
 def check_balance(mode, ratio):
     "Refuse a mode that does not exist and a ratio out of range"
-    if mode not in ('symmetric','top_up'): raise InputError(f"mode={mode!r}; expected 'symmetric' or 'top_up'. Use mode='symmetric'.")
-    if isinstance(ratio, bool) or isinstance(ratio, Real) and not (0 < ratio < math.inf and (mode == 'symmetric' or ratio <= 1)):
-        raise InputError(f"ratio={ratio!r}; expected a number above 0{'' if mode == 'symmetric' else ' and up to 1'} with mode={mode!r}. Use ratio=1.")
-    if not isinstance(ratio, Real) and (mode == 'symmetric' or not isinstance(ratio, (str,dict))):
-        raise InputError(f"ratio={ratio!r} with mode={mode!r}; expected a number{'' if mode == 'symmetric' else ', or a sampling_strategy as in imbalanced-learn'}. Use ratio=1.")
+    if mode not in ('symmetric','alongside','top_up'): raise InputError(f"mode={mode!r}; expected 'symmetric', 'alongside' or 'top_up'. Use mode='symmetric'.")
+    if isinstance(ratio, bool) or isinstance(ratio, Real) and not (0 < ratio < math.inf and (mode != 'top_up' or ratio <= 1)):
+        raise InputError(f"ratio={ratio!r}; expected a number above 0{' and up to 1' if mode == 'top_up' else ''} with mode={mode!r}. Use ratio=1.")
+    if not isinstance(ratio, Real) and (mode != 'top_up' or not isinstance(ratio, (str,dict))):
+        raise InputError(f"ratio={ratio!r} with mode={mode!r}; expected a number{', or a sampling_strategy as in imbalanced-learn' if mode == 'top_up' else ''}. Use ratio=1.")
 
 # %% ../nbs/07_callbacks.ipynb #fc93b6f3
 def training_images(
@@ -184,13 +184,13 @@ class LoaderView(Callback):
         "What `learn.export` keeps: settings alone"
         return {k: v for k,v in self.__dict__.items() if k not in ('view','labels','source','counts','generators','world')}
 
-# %% ../nbs/07_callbacks.ipynb #917bfdfc
+# %% ../nbs/07_callbacks.ipynb #1d81cba5
 class BalanceCallback(LoaderView):
     "Balances every training batch by synthetic images, drawn afresh on the device"
     def __init__(self,
         oversampler,      # Keeps the contract of `ImageOversampler`. Unless it is fitted already, a copy is fitted on the training items: `learn.balance.oversampler`
         ratio=1.,         # As in `balance_plan`
-        mode='symmetric', # 'symmetric': the same part of every class is synthetic. 'top_up', the papers': only classes below the largest
+        mode='symmetric', # 'symmetric': the same part of every class is synthetic. 'alongside': synthetic images of all classes alike beside the real long tail. 'top_up', the papers': only classes below the largest
         refresh:int=1,    # Batches that drawn images serve before others are drawn
         seed=None,        # Decides rows and draws; None: fresh entropy
     ):
@@ -254,7 +254,7 @@ class BalancedSamplerCallback(LoaderView):
         view.get_idxs = get_idxs
         return view
 
-# %% ../nbs/07_callbacks.ipynb #2646ce8c
+# %% ../nbs/07_callbacks.ipynb #b7999b68
 def as_image(x):
     "An item of a data set as a tensor"
     if isinstance(x, (torch.Tensor,np.ndarray)) and x.ndim == 3: return torch.as_tensor(x)
@@ -267,7 +267,7 @@ class SyntheticDataset(IterableDataset):
         oversampler,      # Unless it is fitted already, a copy is fitted on `dataset`
         batch_size:int=64,# Images a batch, real and synthetic
         ratio=1.,         # As in `balance_plan`
-        mode='symmetric', # 'symmetric' or 'top_up'
+        mode='symmetric', # 'symmetric', 'alongside' or 'top_up'
         refresh:int=1,    # Batches that drawn images serve before others are drawn
         transform=None,   # Called on the images of each batch, real and synthetic alike
         seed=None,        # Decides rows and draws; None: fresh entropy

@@ -9,7 +9,7 @@ __all__ = ['SCHEMA', 'COLUMNS', 'clock', 'took', 'resample', 'learns_first', 'ce
            'new_record', 'cell_hash', 'record_path', 'save_record', 'read_record', 'read_records', 'compare',
            'class_total', 'score_table', 'save_comparison']
 
-# %% ../nbs/40_evaluation.ipynb #e0d7f58b
+# %% ../nbs/40_evaluation.ipynb #4d64d129
 import hashlib, json, platform, re, resource, time, traceback
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -22,9 +22,9 @@ from .core import ImageFormat, ImageOversampler, InputError, class_counts, pick_
 from .data import ImageSet, load_dataset, long_tail_split, split_sha256
 from .metrics import confusion, evaluate
 from .plots import class_histogram, real_and_synthetic, save_figure
-from .registry import fill, fit_classifier, parse
+from .registry import Filling, fill, fit_classifier, parse
 
-# %% ../nbs/40_evaluation.ipynb #91c32461
+# %% ../nbs/40_evaluation.ipynb #e1437f56
 def clock()->np.ndarray: # (2,): seconds of the wall and of the processor (all threads of this process)
     "To subtract from a later one. Processor seconds say the cost on a machine that others use too"
     return np.array([time.perf_counter(), time.process_time()])
@@ -39,8 +39,8 @@ def resample(
     sampler,              # A sampler of images, or None
     X,                    # Images, as `ImageFormat` reads them
     y,                    # (n,) labels
-    filling:str='',       # As in `registry.fill`
-)->tuple:                 # (X, y, to fit, to sample), the last two as differences of `clock`
+    filling=Filling(),    # As in `registry.fill`
+)->tuple:                 # (X, y, to fit, to sample), the last two as differences of `clock`; with `afresh` the real images, and the fitted sampler at the end
     "Balance a fold, and say how long learning and sampling took"
     start = clock()
     if sampler is None: return X, y, start-start, start-start
@@ -49,6 +49,7 @@ def resample(
         return X_res, y_res, start-start, clock()-start
     sampler.fit(X, y)
     middle = clock()
+    if filling.afresh: return X, y, middle-start, start-start, sampler
     X_res,y_res = fill(sampler, X, y, filling)
     return X_res, y_res, middle-start, clock()-middle
 
@@ -58,7 +59,7 @@ def learns_first(
     "Whether `fit` and then `sample` give what `fit_resample` gives; not if it changes or drops originals"
     return getattr(type(sampler), 'fit_resample', None) is ImageOversampler.fit_resample
 
-# %% ../nbs/40_evaluation.ipynb #a118b8e9
+# %% ../nbs/40_evaluation.ipynb #19f6161f
 SCHEMA = 1
 
 def cell_split(
@@ -108,11 +109,12 @@ def evaluate_cell(
     if not len(test) and held_out is None: raise InputError(f"protocol={protocol!r} keeps no test images back; expected held_out. Load them with load_dataset({data.name!r}, split='test').")
     X_test,truth = (data.images[test],data.labels[test]) if len(test) else (held_out.images,held_out.labels)
     if resampled is None: resampled = resample(combination.make(random_state=seed, **settings), X, y, combination.filling)
-    X_res,y_res,fit,sample = resampled
+    X_res,y_res,fit,sample,*fresh = resampled
     form,C = ImageFormat.of(X),len(data.classes)
     before,after = (np.bincount(labels, minlength=C) for labels in (y, y_res))
+    if fresh: after = combination.filling.counts(before)
     times = [clock()]
-    judge = fit_classifier(form.read(X_res), torch.from_numpy(y_res), C, combination.plan(after, before, seed), classifier, steps, seed, device)
+    judge = fit_classifier(form.read(X_res), torch.from_numpy(y_res), C, combination.plan(after, before, seed, *fresh), classifier, steps, seed, device)
     times.append(clock())
     scores = judge.scores(X_test)
     times.append(clock())

@@ -128,7 +128,7 @@ def image_sheet(
     Picture.fromarray(np.concatenate(rows)).quantize(256).save(out, 'PNG', optimize=True)
     return out.getvalue()
 
-# %% ../nbs/40a_grid.ipynb #75de18e8
+# %% ../nbs/40a_grid.ipynb #c90a8abf
 def _work(root, name, ending): return Path(root)/'.work'/f'{name}.{ending}'
 
 @lru_cache(1)
@@ -167,7 +167,7 @@ class _Fold:
             rows = cell_split(data, protocol, self.job.fold)[0]
             self.made = {filling: self._make(data.images[rows], data.labels[rows], filling)}  # one at a time: they are large
             if self.job.fold == 0: self._show(data.images[rows], data.labels[rows], filling)
-            if sum(self.made[filling][2:])[0] > 10: _save_arrays(path, **dict(zip(('X','y'), self.made[filling])), clocks=self.made[filling][2:])
+            if not filling.afresh and sum(self.made[filling][2:])[0] > 10: _save_arrays(path, **dict(zip(('X','y'), self.made[filling])), clocks=self.made[filling][2:])
         return self.made[filling]
 
     def _make(self, X, y, filling):
@@ -177,12 +177,13 @@ class _Fold:
             start = clock()
             self.fitted = sampler.fit(X, y), clock()-start
         start = clock()
+        if filling.afresh: return X, y, self.fitted[1], start-start, self.fitted[0]
         return *fill(copy.deepcopy(self.fitted[0]), X, y, filling), self.fitted[1], clock()-start  # of a copy: what is drawn first changes nothing of what comes next
 
     def _show(self, X, y, filling):
         "A picture of the new images, beside the records"
         X_res,y_res = self.made[filling][:2]
-        real = len(X_res)//2 if filling == 'symmetric' else len(X)
+        real = len(class_counts(y))*max(class_counts(y).values()) if filling.mode == 'symmetric' and not filling.afresh else len(X)
         if len(X_res) == real or self.job.sampler == 'none': return
         path = self.job.path(self.root, self.job.sampler, '').with_suffix('.png')
         path.parent.mkdir(parents=True, exist_ok=True)

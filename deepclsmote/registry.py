@@ -6,15 +6,17 @@ Docs: https://deepclsmote.github.io/deepclsmote/registry.html.md"""
 
 # %% auto #0
 __all__ = ['Method', 'oversampler', 'training', 'oversamplers', 'trainings', 'methods', 'make', 'Training', 'classifiers',
-           'Judge', 'fit_classifier', 'fill', 'Combination', 'parse']
+           'Judge', 'fit_classifier', 'Filling', 'fill', 'Combination', 'parse']
 
-# %% ../nbs/14_registry.ipynb #7366ed2d
+# %% ../nbs/14_registry.ipynb #ac7cca17
 import ast
 import inspect
+import math
 from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
+from .callbacks import BalanceCallback, check_balance
 from .classifiers import answer, train_classifier
 from .core import ImageFormat, InputError, as_seed, class_counts, spawn_seeds
 from .features import CentroidLossCallback, LatentSMOTECallback
@@ -146,7 +148,7 @@ def _joined(parts):
         out.cbs,out.balanced,out.share = out.cbs + list(t.cbs),max(out.balanced, t.balanced),min(out.share, t.share)
     return out
 
-# %% ../nbs/14_registry.ipynb #ed336283
+# %% ../nbs/14_registry.ipynb #7475eca6
 @training('augment', 'shifts and turns, or a set of rivals.transforms', 'seconds')
 def _augment(counts, name='shift'): return Training(augment=augment_shift if name == 'shift' else augmentation(name))
 
@@ -154,12 +156,12 @@ def _augment(counts, name='shift'): return Training(augment=augment_shift if nam
 def _sampler(counts, share=1.): return Training(balanced=share)
 
 @training('symmetric', 'half of the images of every class are new', 'sampling for every class')
-def _symmetric(counts): return Training()
+def _symmetric(counts, ratio=1., afresh=False): return Training()
 
 @training('alongside', 'as many new images as real ones beside them, of every class alike', 'sampling for every class')
-def _alongside(counts): return Training()
+def _alongside(counts, ratio=1., afresh=False): return Training()
 
-FILLINGS = ('symmetric','alongside') # Ways of training that say which images there are, not how the network learns from them
+FILLINGS = ('symmetric','alongside') # Ways of training that say which images there are, not how the network learns from them; as in `callbacks.balance_plan`
 
 @training('weighted_ce', 'weights of inverse frequency', 'nothing')
 def _weighted_ce(counts): return Training(RebalancedLoss(weighted_cross_entropy, counts))
@@ -275,7 +277,7 @@ def _gamo_net(images, labels, n_classes, plan, steps, common):
         return out
     return Judge(scores, True, 'float32')
 
-# %% ../nbs/14_registry.ipynb #4ab49bf1
+# %% ../nbs/14_registry.ipynb #6794ffa3
 def _read(text):
     "[(name, settings), ...] of a string"
     if not isinstance(text, str): raise InputError(f"method={text!r}; expected a string such as 'smote+balanced_softmax'. Give a name.")
@@ -294,21 +296,49 @@ def _read(text):
 
 def _call(name, settings): return name + (f"({', '.join(f'{k}={v!r}' for k,v in settings.items())})" if settings else '')
 
+@dataclass(frozen=True)
+class Filling:
+    "Which images there are to train on"
+    mode:str=''        # '': as `sampling_strategy` asks; 'symmetric', 'alongside': see `callbacks.balance_plan`
+    ratio:float=1.     # New images for each real one
+    afresh:bool=False  # Other new images in each batch, instead of as many once
+
+    def __post_init__(self):
+        if self.mode: check_balance(self.mode, self.ratio)
+        if not isinstance(self.afresh, bool): raise InputError(f"afresh={self.afresh!r}; expected True or False. Correct it.")
+
+    def __bool__(self): return bool(self.mode)
+    def __str__(self): return _call(self.mode, {k: v for k,v in (('ratio',self.ratio), ('afresh',self.afresh)) if v != getattr(Filling, k)})
+
+    def each(self,
+        counts, # Real images of each class
+    )->int:
+        "New images of each class that has real ones"
+        counts = [n for n in counts if n]
+        return max(1, round(self.ratio*max(counts))) if self.mode == 'symmetric' else math.ceil(self.ratio*sum(counts)/len(counts))
+
+    def counts(self,
+        counts, # (C,) real images of each class
+    )->np.ndarray: # (C,)
+        "Images of each class, real and new"
+        n = np.asarray(counts)
+        return np.where(n > 0, (n.max() if self.mode == 'symmetric' else n) + self.each(n), 0)
+
 def fill(
     sampler,              # An `ImageOversampler`, fitted to X and y
     X,                    # Images, as `ImageFormat` reads them
     y,                    # (n,) labels
-    filling:str='',       # '', 'symmetric' or 'alongside'
+    filling=Filling(),    # Which images; for `ratio=1`:
 )->tuple:                 # (X, y): real images first
-    """What to train on: real images, then new ones. '': the classes and numbers that `sampling_strategy` asks for.
+    """What to train on: real images, then new ones. Without a mode: the classes and numbers that `sampling_strategy` asks for.
     'symmetric': every class as large as the largest twice over, in real images, repeated in turn, and in new ones.
     'alongside': as many new images as real ones, of every class alike."""
-    y = np.asarray(y)
-    rows = np.arange(len(y))
-    wanted = dict.fromkeys(sampler.classes_.tolist(), max(class_counts(y).values()) if filling == 'symmetric' else -(-len(y)//len(sampler.classes_))) if filling else {getattr(c, 'item', lambda: c)(): n for c,n in sampler.sampling_strategy_.items()}
-    if filling == 'symmetric': rows = np.concatenate([np.resize(np.flatnonzero(y == c), n) for c,n in wanted.items()])
+    y,symmetric = np.asarray(y),filling.mode == 'symmetric'
+    rows,counts = np.arange(len(y)),class_counts(y)
+    wanted = dict.fromkeys(sampler.classes_.tolist(), filling.each(counts.values())) if filling else {getattr(c, 'item', lambda: c)(): n for c,n in sampler.sampling_strategy_.items()}
+    if symmetric: rows = np.concatenate([np.resize(np.flatnonzero(y == c), max(counts.values())) for c in wanted])
     new,made = sampler.sample(wanted)
-    real = X[rows] if filling == 'symmetric' else X
+    real = X[rows] if symmetric else X
     return torch.cat([real, new]) if isinstance(X, torch.Tensor) else np.concatenate([real, new]), np.concatenate([y[rows], made.label.to_numpy(y.dtype)])
 
 @dataclass(frozen=True)
@@ -324,15 +354,17 @@ class Combination:
         return make(self.sampler[0], **{**(settings if self.sampler[0] != 'none' else {}), **self.sampler[1]})
 
     @property
-    def filling(self): return next((name for name,_ in self.training if name in FILLINGS), '')
+    def filling(self): return next((Filling(name, **{k: v for k,v in s.items() if k != 'counts'}) for name,s in self.training if name in FILLINGS), Filling())
 
     def plan(self,
         counts,        # (C,) images of each class on which the classifier is trained
         original=None, # (C,) images of each class before oversampling; None: the same
         seed:int=0,    # For the methods that draw, unless the string gives them one
+        sampler=None,  # The fitted oversampler, if images are drawn afresh in each batch
     )->Training:
         "How to train; a method with the setting counts='original' sees `original`"
-        parts = []
+        parts,f = [],self.filling
+        if sampler is not None: parts.append((f.mode, Training(cbs=[BalanceCallback(sampler, f.ratio, f.mode, seed=seed)])))
         for name,s in self.training:
             which = s.get('counts', 'training')
             if which not in ('training','original'): raise InputError(f"counts={which!r} in {name}; expected 'training' or 'original'. Use 'original' for the counts before oversampling.")
@@ -356,9 +388,12 @@ class Combination:
         known = dict(random_state=seed, progress=progress)
         takes = inspect.signature(_methods[self.sampler[0]].make).parameters if self.sampler[0] != 'none' else {}
         sampler = self.make(**{k: v for k,v in {**known, **settings}.items() if k in takes})
-        X,y = (images,labels) if sampler is None else fill(sampler.fit(images, labels), images, labels, self.filling) if self.filling else sampler.fit_resample(images, labels)
-        return fit_classifier(ImageFormat.of(images).read(X), torch.as_tensor(np.asarray(y)), n_classes, self.plan(np.bincount(y, minlength=n_classes), np.bincount(labels, minlength=n_classes), seed),
-                              classifier, steps, seed, device, progress)
+        f,before = self.filling,np.bincount(labels, minlength=n_classes)
+        if f.afresh: X,y,after,fresh = images,labels,f.counts(before),sampler.fit(images, labels)
+        else:
+            X,y = (images,labels) if sampler is None else fill(sampler.fit(images, labels), images, labels, f) if f else sampler.fit_resample(images, labels)
+            after,fresh = np.bincount(y, minlength=n_classes),None
+        return fit_classifier(ImageFormat.of(images).read(X), torch.as_tensor(np.asarray(y)), n_classes, self.plan(after, before, seed, fresh), classifier, steps, seed, device, progress)
 
 def parse(
     text:str, # For instance 'deepclsmote(epochs=50)+balanced_softmax+augment'
@@ -373,4 +408,6 @@ def parse(
         _known(other, 'training')
         _checked(other, {k: v for k,v in s.items() if k != 'counts'})
     if len(fillings := [o for o,_ in rest if o in FILLINGS]) > 1: raise InputError(f"method={text!r} has {' and '.join(fillings)}; expected one of {', '.join(FILLINGS)}. Leave one out.")
-    return Combination((name, settings), tuple(rest))
+    read = Combination((name, settings), tuple(rest))
+    if read.filling.afresh and any(o == 'sampler' for o,_ in rest): raise InputError(f"method={text!r}: two parts say how often each class comes, {read.filling.mode!r} and 'sampler'; expected one. Leave 'sampler' out.")
+    return read

@@ -39,7 +39,7 @@ def test_events_exist():
 # The plan ----------------------------------------------------------------------------------------
 
 @settings(max_examples=60, deadline=None)
-@given(counts=st.lists(st.integers(0, 300), min_size=2, max_size=8).filter(lambda c: sum(map(bool, c)) > 1), ratio=st.floats(.01, 1), mode=st.sampled_from(['symmetric','top_up']))
+@given(counts=st.lists(st.integers(0, 300), min_size=2, max_size=8).filter(lambda c: sum(map(bool, c)) > 1), ratio=st.floats(.01, 1), mode=st.sampled_from(['symmetric','alongside','top_up']))
 def test_plan(counts, ratio, mode):
     share,real,synthetic = balance_plan(counts, mode, ratio)
     n,whole = torch.tensor(counts).double(),share*real + (1-share)*synthetic
@@ -47,6 +47,10 @@ def test_plan(counts, ratio, mode):
     if mode == 'symmetric':
         torch.testing.assert_close(whole, (n > 0).double()/(n > 0).sum())
         assert share == pytest.approx(1/(1+ratio)) and real.equal(synthetic)
+    elif mode == 'alongside':
+        torch.testing.assert_close(real, n/n.sum())
+        torch.testing.assert_close(whole*(1+ratio), n/n.sum() + ratio*(n > 0)/(n > 0).sum())
+        assert share == pytest.approx(1/(1+ratio))
     else:
         want = torch.where(n > 0, n.clamp(min=ratio*n.max()), 0)
         torch.testing.assert_close(whole, want/want.sum())
@@ -61,7 +65,7 @@ def test_plan_as_imbalanced_learn(ratio, made):
 
 # Batches -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('mode,ratio', [('symmetric',1.), ('symmetric',.5), ('symmetric',3), ('top_up',1.), ('top_up',.4), ('top_up','auto'), ('top_up','minority'), ('top_up',{1: 30, 2: 46})])
+@pytest.mark.parametrize('mode,ratio', [('symmetric',1.), ('symmetric',.5), ('symmetric',3), ('alongside',1.), ('alongside',.25), ('top_up',1.), ('top_up',.4), ('top_up','auto'), ('top_up','minority'), ('top_up',{1: 30, 2: 46})])
 def test_counts_of_batches(mode, ratio):
     "Each batch has its size; classes and synthetic images have their shares, exact to rounding"
     counts,bs = torch.tensor([60,20,6]),32

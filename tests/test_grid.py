@@ -28,6 +28,14 @@ def undisturbed(tmp_path_factory):
     assert sorted(pictures(root)) == [f'digits.digits/{m}/fold0-seed0.png' for m in ('deepclsmote','smote')]
     return results(root),pictures(root)
 
+def test_images_drawn_afresh(tmp_path):
+    "One fit serves the set made once and the one drawn anew for each batch; again, the same"
+    grid = Grid(['digits.digits'], ['deepclsmote', 'deepclsmote+alongside(afresh=True)', 'deepclsmote+alongside(afresh=True)+augment'], folds=[0], steps=6, settings=dict(deepclsmote=dict(epochs=2, decoder='compact')))
+    for root in (tmp_path/'a', tmp_path/'b'): assert run_grid(grid, root, threads=1, device='cpu', say=silent) == 0
+    assert results(tmp_path/'a') == results(tmp_path/'b') and len(results(tmp_path/'a')) == 3 and not left_over(tmp_path/'a')
+    fits = {r['method']: r['seconds']['fit'] for r in read_records(tmp_path/'a')}
+    assert len(set(fits.values())) == 1
+
 program = '''
 import sys, warnings; warnings.simplefilter('ignore')
 sys.path.insert(0, {tests!r})

@@ -4,10 +4,12 @@ import numpy as np
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from deepclsmote import registry
+from deepclsmote.callbacks import balance_plan
 from deepclsmote.classifiers import train_classifier, predict
 from deepclsmote.core import InputError, class_counts
-from deepclsmote.data import protocol_counts
-from deepclsmote.registry import Combination, Training, fit_classifier, make, parse
+from deepclsmote.data import ImageSet, protocol_counts
+from deepclsmote.evaluation import evaluate_cell
+from deepclsmote.registry import Combination, Filling, Training, fit_classifier, make, parse
 
 # how to make the long ones short
 quick = dict(bagan=dict(autoencoder_steps=4, steps=4, batch_size=16), gamo=dict(steps=4), gamo2pix=dict(steps=4, vae_steps=4), wgan_gp=dict(steps=4),
@@ -140,11 +142,50 @@ def test_a_name_is_taken_once():
     with pytest.raises(InputError, match='unknown'): make('smoke')
     with pytest.raises(InputError, match='is no oversampler'): make('ldam')
 
+@pytest.mark.parametrize('mode', registry.FILLINGS)
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(0, 40), min_size=2, max_size=6).filter(lambda c: sum(map(bool, c)) > 1), ratio=st.sampled_from([.01, .25, 1, 2.5]))
+def test_how_many_of_each(mode, counts, ratio):
+    "What `fill` makes, what `counts` says and, within a rounded image a class, what batches drawn afresh are made of"
+    y,filling = np.repeat(np.arange(len(counts)), counts),Filling(mode, ratio)
+    X = np.zeros((len(y),16,16), 'uint8')
+    made = np.bincount(registry.fill(make('ros', random_state=0).fit(X, y), X, y, filling)[1], minlength=len(counts))
+    assert made.tolist() == filling.counts(counts).tolist()
+    share,real,new = balance_plan(counts, mode, ratio)
+    whole = (share*real + (1-share)*new).numpy()
+    real_images = sum(counts) if mode == 'alongside' else max(counts)*sum(map(bool, counts))
+    assert np.abs(made - whole*real_images/share).max() <= 1 + 1e-6
+
+@pytest.mark.parametrize('mode', registry.FILLINGS)
+def test_afresh(tail, mode):
+    "Batches of real and new images in the mixture's shares, other new ones each time; the loss knows the mixture; same seed, same scores; the fitted sampler is not changed"
+    X,y = tail
+    text = f'deepclsmote(latent_dim=2)+{mode}(ratio=0.5, afresh=True)+balanced_softmax'
+    judges = [parse(text).fit(X, y, 3, steps=6, seed=s, device='cpu', epochs=1, decoder='compact') for s in (0, 0, 1)]
+    scores = [j.scores(X) for j in judges]
+    assert np.array_equal(*scores[:2]) and not np.array_equal(*scores[1:])
+    drawn = judges[0].learn.balance.counts
+    keep = round(128/1.5)
+    assert drawn.real.sum() == 6*keep and drawn.synthetic.sum() == pytest.approx(6*(128-keep), abs=2) and drawn.synthetic.max() - drawn.synthetic.min() <= 1
+    share = drawn.real/drawn.real.sum()
+    np.testing.assert_allclose(share, [1/3]*3 if mode == 'symmetric' else [30/42, 8/42, 4/42], atol=.01)
+    batches = list(judges[0].learn.balance.view)
+    assert not torch.equal(batches[0][0][keep:], batches[1][0][keep:])
+    record,(_,_,fit,sample,fitted) = evaluate_cell(ImageSet(X, y, 'bars', ('a','b','c')), 'exp-2', text, settings=dict(epochs=1, decoder='compact', progress=False), steps=3, device='cpu', held_out=ImageSet(X, y, 'bars', ('a','b','c')))
+    assert record['counts_after'] == parse(text).filling.counts(record['counts_before']).tolist() and not sample.any() and fit.all()
+    before = fitted.generator_.get_state()
+    list(judges[0].learn.balance.view)
+    assert torch.equal(before, fitted.generator_.get_state())
+
+@pytest.mark.parametrize('text,match', [('ros+alongside(ratio=0)', 'ratio=0'), ("ros+symmetric(ratio='auto')", "ratio='auto'"), ("ros+alongside(afresh='yes')", "afresh='yes'"), ('ros+alongside(afresh=True)+sampler', "Leave 'sampler' out"), ('none+alongside(afresh=True)', 'makes no images')])
+def test_fillings_are_refused(text, match):
+    with pytest.raises(InputError, match=match): parse(text)
+
 @pytest.mark.parametrize('filling', registry.FILLINGS)
 def test_a_sampler_from_its_file_fills_too(tail, tmp_path, filling):
     X,y = tail
     o = sampler('deepclsmote').fit(X, y)
     o.save(tmp_path/'o.safetensors')
-    a,b = (registry.fill(s, X, y, filling) for s in (o, type(o).load(tmp_path/'o.safetensors')))
+    a,b = (registry.fill(s, X, y, Filling(filling)) for s in (o, type(o).load(tmp_path/'o.safetensors')))
     assert np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
     assert class_counts(a[1]) == ({0: 60, 1: 60, 2: 60} if filling == 'symmetric' else {0: 44, 1: 22, 2: 18})
