@@ -232,11 +232,11 @@ class BalanceCallback(LoaderView):
 
     def __getstate__(self): return {**super().__getstate__(), 'oversampler': clone(self.oversampler)}
 
-# %% ../nbs/07_callbacks.ipynb #16d2b544
+# %% ../nbs/07_callbacks.ipynb #6416957b
 class BalancedSamplerCallback(LoaderView):
     "Draws the rows of each training epoch with the classes in chosen shares"
     def __init__(self,
-        how='class', # 'class', 'sqrt', 'instance', 'progressive' or a number, as in `class_shares`
+        how='class', # 'class', 'quarter', 'sqrt', 'instance', 'progressive' or a number, as in `class_shares`
         seed=None,   # Decides the rows; None: fresh entropy
     ):
         class_shares([1, 1], how)

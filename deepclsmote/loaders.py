@@ -69,20 +69,22 @@ def _batch_sizes(n, bs, drop_last=False):
     if rest == 1 and full and not drop_last: return [bs]*(full-1) + [bs+1]
     return [bs]*full + [rest]*(rest > 0 and not drop_last)
 
-# %% ../nbs/01a_loaders.ipynb #feb82b8c
+# %% ../nbs/01a_loaders.ipynb #c45d08d1
 _powers = dict(instance=1., sqrt=.5, **{'class': 0.})
 
 def class_shares(
     counts,         # (C,) training images of each class; a class without any gets no share
-    how='class',    # 'instance', 'sqrt', 'class', 'progressive' or a number from 0 (class) to 1 (instance)
+    how='class',    # 'instance', 'sqrt', 'quarter', 'class', 'progressive' or a number from 0 (class) to 1 (instance)
     done:float=0.,  # How much of training is done, 0 to 1; matters to 'progressive' alone
 )->torch.Tensor:    # (C,) float64, of sum 1
     "How often each class is drawn"
     n = torch.as_tensor(counts, dtype=torch.float64)
     if not n.sum() > 0: raise InputError(f"counts={counts!r}; expected at least one image. Count the training labels.")
-    if isinstance(how, str) and how == 'progressive': return (1-done)*class_shares(n, 'instance') + done*class_shares(n, 'class')
+    if how in ('progressive','quarter'):
+        s = done if how == 'progressive' else .25
+        return (1-s)*class_shares(n, 'instance') + s*class_shares(n, 'class')
     q = _powers.get(how) if isinstance(how, str) else how
-    if not isinstance(q, Real) or not 0 <= q <= 1: raise InputError(f"how={how!r}; expected 'instance', 'sqrt', 'class', 'progressive' or a number from 0 to 1. Use how='class'.")
+    if not isinstance(q, Real) or not 0 <= q <= 1: raise InputError(f"how={how!r}; expected 'instance', 'sqrt', 'quarter', 'class', 'progressive' or a number from 0 to 1. Use how='class'.")
     p = torch.where(n > 0, n**q, 0)
     return p/p.sum()
 

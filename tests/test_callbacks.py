@@ -113,7 +113,7 @@ def test_refresh(refresh):
     for i,j in zip(range(14), range(1, 14)): assert (draws[i] == draws[j]) == (i//refresh == j//refresh)
     if refresh == 3: assert len({tuple(read_marks(x)[2][:16].tolist()) for x,_ in e}) == 7  # real images change all the same
 
-@pytest.mark.parametrize('how,epochs', [('instance',1), ('class',1), ('sqrt',1), (.25,1), ('progressive',3)])
+@pytest.mark.parametrize('how,epochs', [('instance',1), ('class',1), ('quarter',1), ('sqrt',1), (.25,1), ('progressive',3)])
 def test_sampler_callback(how, epochs):
     counts = torch.tensor([60,20,6])
     seen = epochs_of(BalancedSamplerCallback(how, seed=0), n=epochs)
@@ -606,7 +606,7 @@ def test_synthetic_dataset_refuses_data():
 # Rows -----------------------------------------------------------------------------------------------
 
 many = st.lists(st.integers(0, 25), min_size=2, max_size=8).filter(lambda c: sum(map(bool, c)) > 1)
-hows = st.sampled_from(['instance','sqrt','class',.3])
+hows = st.sampled_from(['instance','quarter','sqrt','class',.3])
 
 @settings(max_examples=80, deadline=None)
 @given(counts=many, how=hows, m=st.integers(0, 200), seed=st.integers(0, 9))
