@@ -24,7 +24,7 @@ from .smote import add_residual, draw_donors, draw_pairs, interpolate, neighbors
 from .streams import as_stream
 from .training import CodesToo, Objective, at_a_time, autoencoder_learner, gains_by_bfloat16, keep_codes, shared, train
 
-# %% ../nbs/06_oversamplers.ipynb #7ba2c999
+# %% ../nbs/06_oversamplers.ipynb #6cac6304
 class LatentOversampler(ImageOversampler):
     "Base of oversamplers that interpolate between codes of an autoencoder"
     _machine_settings = ('device','checkpoint','distributed','recompute')
@@ -42,6 +42,7 @@ class LatentOversampler(ImageOversampler):
         'generation': [StrOptions({'smote','residual','style'})],
         'donors': [StrOptions({'head'}), Interval(Integral, 1, None, closed='left')],
         'alpha': [Interval(Real, 0, None, closed='neither')],
+        'restyled': [Interval(Real, 0, 1, closed='both')],
         'progress': ['boolean'], 'distributed': ['boolean'], 'recompute': ['boolean'], 'augment': ['boolean', callable], 'augment_parents': ['boolean', callable]}
 
     def fit(self, X, y=None):
@@ -135,7 +136,8 @@ class LatentOversampler(ImageOversampler):
         own,key = self._own(label),('donors',self.donors)
         if key not in self.near_: self.near_[key] = donor_rows(self.labels_, self.donors)
         base = own[torch.randint(len(own), (n,), generator=generator)]
-        return torch.stack([base, torch.full((n,), -1), *draw_donors(self.near_[key], n, generator)], 1), torch.rand(n, generator=generator)
+        rows,weights = torch.stack([base, torch.full((n,), -1), *draw_donors(self.near_[key], n, generator)], 1),torch.rand(n, generator=generator)
+        return rows,weights if self.restyled == 1 else weights*(torch.rand(n, generator=generator) < self.restyled)
 
     def _parents(self, label, n, generator):
         "Where both parents of `n` new codes of a class are kept, and the weights of the second ones"
@@ -164,14 +166,17 @@ class LatentOversampler(ImageOversampler):
             return add_residual(x, x_a, x_b, hat_a, hat_b, weights.to(device))
 
     def _restyle(self, coder, device, rows, weights, generator):
-        "Parents moved by `alpha*weights` of the difference of their donors"
+        "Parents moved by `alpha*weights` of the difference of their donors; those of weight 0 stay as they are"
         a,_,i,j = rows.T
-        x,z,ends = to_signed(self.images_[a].to(device)),self._code(a),self._code(torch.cat([i, j]))
-        if self.augment_parents:
-            x = (augment_shift if self.augment_parents is True else self.augment_parents)(x, generator)
-            z = coder.encode(x).cpu()
-        x_new,x_hat = (coder.decode(z.to(device)) for z in (transfer(z, ends, *torch.arange(len(ends)).view(2, -1), weights*float(self.alpha)), z))
-        return add_residual(x_new, x, x, x_hat, x_hat, torch.zeros(len(x)))
+        x = to_signed(self.images_[a].to(device))
+        if self.augment_parents: x = (augment_shift if self.augment_parents is True else self.augment_parents)(x, generator)
+        move = weights.nonzero()[:,0]
+        if not len(move): return x
+        z = coder.encode(x[move]).cpu() if self.augment_parents else self._code(a[move])
+        ends,old = self._code(torch.cat([i[move], j[move]])),x[move]
+        x_new,x_hat = (coder.decode(z.to(device)) for z in (transfer(z, ends, *torch.arange(len(ends)).view(2, -1), weights[move]*float(self.alpha)), z))
+        x[move] = add_residual(x_new, old, old, x_hat, x_hat, torch.zeros(len(move)))
+        return x
 
     def _tensors(self):
         weights = {f'autoencoder.{k}': v for k,v in self.autoencoder_.state_dict().items()}
@@ -187,7 +192,7 @@ class LatentOversampler(ImageOversampler):
         self.autoencoder_.load_state_dict(weights)
         self.autoencoder_.to(pick_device(self.device), memory_format=torch.channels_last).eval()
 
-# %% ../nbs/06_oversamplers.ipynb #7dfae9e4
+# %% ../nbs/06_oversamplers.ipynb #5ae43ffa
 class DeepCLSMOTE(LatentOversampler):
     "SMOTE in a latent space shaped by class centroids (PeerJ Computer Science 3461, 2025)"
     _latent_dims = (20, 300)  # grey, color
@@ -211,7 +216,8 @@ class DeepCLSMOTE(LatentOversampler):
         generation='smote',        # Between two codes: 'smote', the papers'; 'residual' adds what the decoder lost of both parents. 'style': one image moved by differences within rich classes
         donors='head',             # Of 'style', which classes give differences: 'head', those of more than 100 images (or the largest); a number n: the n largest
         alpha=1.,                  # Of 'style': the largest step, 1 being the whole difference
-        augment_parents=False,     # Of 'style': shift and turn the image a little before it is encoded; or a function of (images, generator)
+        restyled=1.,               # Of 'style': share of the new images that are moved; the others are copies
+        augment_parents=False,     # Of 'style': shift and turn the image a little before it is encoded, for a classifier that does not; or a function of (images, generator)
         schedule='constant',       # 'constant' (the paper's) or 'one-cycle'
         augment=False,             # Shift and turn images a little in training; or a function of (images, generator)
         balanced=0.,               # Share of each training batch that is drawn with every class alike
@@ -226,7 +232,7 @@ class DeepCLSMOTE(LatentOversampler):
         self.epochs,self.batch_size,self.lr,self.latent_dim,self.k_neighbors,self.device = epochs,batch_size,lr,latent_dim,k_neighbors,device
         self.loss_weights,self.reduction,self.reading,self.centroid = loss_weights,reduction,reading,centroid
         self.decoder,self.schedule,self.augment,self.balanced = decoder,schedule,augment,balanced
-        self.generation,self.donors,self.alpha,self.augment_parents = generation,donors,alpha,augment_parents
+        self.generation,self.donors,self.alpha,self.restyled,self.augment_parents = generation,donors,alpha,restyled,augment_parents
         self.precision,self.checkpoint,self.distributed,self.recompute,self.progress = precision,checkpoint,distributed,recompute,progress
 
     def _check_settings(self):
@@ -236,7 +242,7 @@ class DeepCLSMOTE(LatentOversampler):
 
     def _objective(self): return Objective(tuple(map(float, self.loss_weights)), self.reduction, self.reading, self.centroid)
 
-# %% ../nbs/06_oversamplers.ipynb #f031db5c
+# %% ../nbs/06_oversamplers.ipynb #6947f55c
 class DeepSMOTE(LatentOversampler):
     "SMOTE between codes of an autoencoder (Dablain, Krawczyk, Chawla, IEEE TNNLS 2022)"
     _latent_dims = (300, 600)  # grey, color
@@ -257,7 +263,8 @@ class DeepSMOTE(LatentOversampler):
         generation='smote',        # Between two codes: 'smote', the papers'; 'residual' adds what the decoder lost of both parents. 'style': one image moved by differences within rich classes
         donors='head',             # Of 'style', which classes give differences: 'head', those of more than 100 images (or the largest); a number n: the n largest
         alpha=1.,                  # Of 'style': the largest step, 1 being the whole difference
-        augment_parents=False,     # Of 'style': shift and turn the image a little before it is encoded; or a function of (images, generator)
+        restyled=1.,               # Of 'style': share of the new images that are moved; the others are copies
+        augment_parents=False,     # Of 'style': shift and turn the image a little before it is encoded, for a classifier that does not; or a function of (images, generator)
         schedule='constant',       # 'constant' (the paper's) or 'one-cycle'
         augment=False,             # Shift and turn images a little in training; or a function of (images, generator)
         balanced=0.,               # Share of each training batch that is drawn with every class alike
@@ -272,7 +279,7 @@ class DeepSMOTE(LatentOversampler):
         self.epochs,self.batch_size,self.lr,self.latent_dim,self.k_neighbors,self.device = epochs,batch_size,lr,latent_dim,k_neighbors,device
         self.penalty,self.reduction = penalty,reduction
         self.decoder,self.schedule,self.augment,self.balanced = decoder,schedule,augment,balanced
-        self.generation,self.donors,self.alpha,self.augment_parents = generation,donors,alpha,augment_parents
+        self.generation,self.donors,self.alpha,self.restyled,self.augment_parents = generation,donors,alpha,restyled,augment_parents
         self.precision,self.checkpoint,self.distributed,self.recompute,self.progress = precision,checkpoint,distributed,recompute,progress
 
     def _objective(self): return Objective((1.,0.,0.), self.reduction)

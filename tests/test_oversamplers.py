@@ -102,6 +102,20 @@ def test_one_image_is_no_copy_with_style():
     assert np.abs(new - original).max((1,2)).min() > 0 and new.std(0).max() > 1e-3
     with pytest.warns(UserWarning, match='decoded copies'): assert fitted(generation='residual').sample(20, 3)[0].std(0).max() < 1e-6
 
+def test_restyled_is_the_share_that_moves():
+    "The others are their parents byte for byte, and who is moved moves as without the setting"
+    whole,half = fitted(),fitted(restyled=.5)
+    (every,_),(some,made) = (o.sample(60, 2, random_state=5) for o in (whole, half))
+    still = made.weight.to_numpy() == 0
+    assert 15 < still.sum() < 45
+    assert some[still].tobytes() == X_[made.parent_a[still]].tobytes()
+    torch.testing.assert_close(torch.from_numpy(some[~still]), torch.from_numpy(every[~still]), atol=2e-5, rtol=0)
+    assert np.abs(every[still] - some[still]).max((1,2)).min() > 1e-4
+    assert fitted(restyled=0).sample(9, 2, random_state=5)[1].weight.tolist() == [0]*9
+    mirror = fitted(restyled=.5, augment_parents=lambda x, g: x.flip(3))
+    new,made = mirror.sample(60, 2, random_state=5)
+    assert new[still].tobytes() == X_[made.parent_a[still]][:,:,::-1].tobytes()
+
 def test_parents_are_augmented_before_they_are_encoded():
     "With next to no step left, the augmented image itself comes out; and an augmentation that does nothing changes nothing"
     o = fitted(augment_parents=True, alpha=1e-9)
@@ -127,7 +141,7 @@ def test_parents_are_augmented_before_they_are_encoded():
 
 @both
 @pytest.mark.parametrize('wrong,match', [(dict(generation='styles'),'generation'), (dict(generation='style', donors='tail'),'donors'), (dict(generation='style', donors=0),'donors'),
-    (dict(generation='style', alpha=0),'alpha'), (dict(generation='style', alpha=float('inf')),'alpha'), (dict(augment_parents=True),"expected generation='style'"),
+    (dict(generation='style', alpha=0),'alpha'), (dict(generation='style', restyled=1.1),'restyled'), (dict(generation='style', alpha=float('inf')),'alpha'), (dict(augment_parents=True),"expected generation='style'"),
     (dict(generation='residual', augment_parents=True),"expected generation='style'"), (dict(generation='style', augment_parents=3),'augment_parents'), (dict(residual=True),'residual')])
 def test_wrong_generation_is_refused_before_work(cls, wrong, match, monkeypatch):
     monkeypatch.setattr(oversamplers, 'autoencoder_learner', lambda *a: pytest.fail('work began'))
