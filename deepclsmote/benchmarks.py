@@ -318,7 +318,7 @@ def _read_seconds(data, copies):
             path.write_text(json.dumps(dict(record, method=path.parent.parent.name, seed=i%100), indent=1))
         return seconds(lambda: leaderboard(record_table(read_records(d))), 1, 'cpu')[0]
 
-# %% ../nbs/42_benchmarks.ipynb #459b3c3d
+# %% ../nbs/42_benchmarks.ipynb #8249089d
 def class_benchmark(
     quick:bool=False, # Fewer classes
 )->pd.DataFrame:      # A row a way and number of classes: what, classes, images, milliseconds
@@ -338,11 +338,13 @@ def class_benchmark(
     return pd.DataFrame(rows)
 
 def growth(
-    t:pd.DataFrame, # Rows of one way from `class_benchmark`
-)->float:           # 1: as the classes; 2: as their pairs
-    "With which power of the number of classes the time of the last decade grows"
-    last = t[t.classes >= t.classes.max()/10]
-    return np.polyfit(np.log(last.classes), np.log(last.milliseconds), 1)[0]
+    t:pd.DataFrame,   # Rows of one way from `class_benchmark`, or of one stage from `image_benchmark`
+    x='classes',      # Column of the number of things
+    y='milliseconds', # Column of what they cost
+)->float:             # 1: as the things; 2: as their pairs
+    "With which power of the number of things their cost grows over the last decade"
+    last = t[t[x] >= t[x].max()/10]
+    return np.polyfit(np.log(last[x]), np.log(last[y]), 1)[0]
 
 # %% ../nbs/42_benchmarks.ipynb #a280d720
 _stages = {'images of': 'finding the images and their sizes', 'Reading': 'reading them to see that they are whole', 'Copying': 'learning, one epoch', 'Making': 'copying the originals', 'Wrote': 'making new images'}
