@@ -157,7 +157,7 @@ def _replacing(path, work):
         f.flush(); os.fsync(f.fileno())
     os.replace(work/'unfinished', path)
 
-# %% ../nbs/50_cli.ipynb #e6e01f05
+# %% ../nbs/50_cli.ipynb #95d81367
 def _stage(items, what, n=None):
     "`items`, with a bar and the time left on a terminal and with a line elsewhere"
     n = len(items) if n is None else n
@@ -202,8 +202,9 @@ def _fill(work, data, make, wanted, seed, shards, writer):
     with _replacing(work/'tree'/'provenance.csv', work) as f:
         text = io.TextIOWrapper(f, encoding='utf-8', errors='surrogateescape', newline='', write_through=True)
         table = csv.writer(text, lineterminator='\n')
-        table.writerow(_columns)
-        for t in tables: table.writerows([r[c] for c in _columns] for r in _rows(t))
+        columns = list(_known(_rows(tables[0])[0])) if tables else _columns
+        table.writerow(columns)
+        for t in tables: table.writerows([r[c] for c in columns] for r in _rows(t))
         text.detach()
 
 def _copy(data, folder):
@@ -214,12 +215,16 @@ def _copy(data, folder):
         to = folder/data.paths[i]
         if not to.exists() or not same(os.stat(data.file(i)), to.stat()): shutil.copy2(data.file(i), to)
 
-# %% ../nbs/50_cli.ipynb #1ebb69a8
+# %% ../nbs/50_cli.ipynb #26eb492e
 _columns = ('file','label','parent_a','parent_b','weight')
 
 def _rows(table):
     "The rows of a part's table"
     with open(table, newline='', encoding='utf-8', errors='surrogateescape') as f: return list(csv.DictReader(f))
+
+def _known(row):
+    "What others are told of a new image: where it came from, not how many bytes it has"
+    return {k: v for k,v in row.items() if k != 'bytes'}
 
 def _whole(table, n, folder):
     "Are a part's table and all its files there?"
@@ -254,7 +259,8 @@ def _make(sampler, data, wanted, plan, size, seed, tables, folder):
                 while f'{name}/{file}' in taken: file = 'x'+file
                 files.append(f'{name}/{file}')
                 lengths.append((folder/name/file).write_bytes(_encoded(image, data.suffix)))
-            table = pd.DataFrame(dict(file=files, label=name, parent_a=path(made.parent_a), parent_b=path(made.parent_b), weight=made.weight, bytes=lengths))
+            donors = {k: path(made[k]) for k in ('donor_i','donor_j') if k in made}
+            table = pd.DataFrame(dict(file=files, label=name, parent_a=path(made.parent_a), parent_b=path(made.parent_b), weight=made.weight, **donors, bytes=lengths))
             write_atomic(tables/f'{i:06d}.csv', table.to_csv(index=False).encode(errors='surrogateescape'))
     _tell(heard, data.classes)
 
@@ -265,7 +271,7 @@ def _tell(heard, classes):
     for t in texts[:5]: print(t)
     if texts[5:]: print(f"and {len(texts)-5:,} more of this kind")
 
-# %% ../nbs/50_cli.ipynb #47902c2a
+# %% ../nbs/50_cli.ipynb #0c3f3d5f
 def _tar_writer():
     "What writes shards"
     try: from webdataset import TarWriter
@@ -289,7 +295,7 @@ def _write_shards(work, data, tables, seed, size, writer):
         if _whole_shard(path, len(rows)): continue
         with _replacing(path, work) as f, writer(f, user='', group='', mtime=0, encoder=False) as tar:
             for k,i in enumerate(rows):
-                row = dict(file=data.paths[i], label=data.classes[data.targets[i]]) if i < len(data) else {c: new[i-len(data)][c] for c in _columns}
+                row = dict(file=data.paths[i], label=data.classes[data.targets[i]]) if i < len(data) else _known(new[i-len(data)])
                 if row.get('weight'): row['weight'] = float(row['weight'])
                 file = Path(data.file(i)) if i < len(data) else work/'new'/row['file']
                 tar.write({'__key__': f'{s*size+k:08d}', file.suffix[1:].lower().replace('jpeg', 'jpg'): file.read_bytes(), 'cls': str(number[row['label']]).encode(), 'json': json.dumps(row).encode()})

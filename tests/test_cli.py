@@ -109,6 +109,14 @@ def test_balance(src, tmp_path):
     assert main(['balance', str(src), str(tmp_path/'other'), '--seed', '1', *few]) == 0
     assert contents(tmp_path/'other') != contents(tmp_path/'out')
 
+def test_balance_names_donors_of_style(src, tmp_path):
+    "Two other files of the largest class; no second parent"
+    assert main(['balance', str(src), str(tmp_path/'out'), '--method', "deepclsmote(generation='style', donors=1)", *few]) == 0
+    table = pd.read_csv(tmp_path/'out'/'provenance.csv', keep_default_na=False)
+    assert list(table) == ['file','label','parent_a','parent_b','weight','donor_i','donor_j'] and len(table) == 13
+    assert set(table.parent_b) == {''} and all(Path(p).parts[0] == l for p,l in zip(table.parent_a, table.label))
+    assert (table.donor_i != table.donor_j).all() and all(p.startswith('cat/') and (src/p).is_file() for p in [*table.donor_i, *table.donor_j])
+
 @pytest.mark.parametrize('method', ['deepclsmote','deepsmote'])
 def test_balance_color(method, tmp_path):
     "RGB; names with spaces, dots and other letters; an empty OUT that exists; names that are taken"
