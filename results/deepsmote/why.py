@@ -30,7 +30,7 @@ def weigh(dataset, file=HERE/'why.csv'):
     grid = json.loads((HERE/('../deepsmote_colour' if dataset == 'cifar10' else '.')/'grid.json').read_text())
     data,protocol = load_dataset(dataset, split='all' if dataset == 'cifar10' else 'train'),PROTOCOLS[dataset]
     train,test = cell_split(data, protocol, 0)
-    colour = dataset == 'cifar10' # where the two slow rivals and the two slow judges would take hours
+    colour = dataset == 'cifar10' # two rivals and two judges left out for time
     for method in METHODS:
         made = None
         for judge,build in JUDGES.items():
