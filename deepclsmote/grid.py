@@ -7,7 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/grid.html.md"""
 # %% auto #0
 __all__ = ['Grid', 'read_task', 'Job', 'jobs', 'image_sheet', 'run_job', 'check_grid', 'run_grid', 'in_words', 'price']
 
-# %% ../nbs/40a_grid.ipynb #b3bfb2fb
+# %% ../nbs/40a_grid.ipynb #12fb609b
 import copy, hashlib, importlib, inspect, io, json, re, statistics, time, traceback, uuid
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ import torch
 from PIL import Image as Picture
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
+from joblib.parallel import get_active_backend
 from .core import ImageFormat, InputError, class_counts, to_signed, to_uint8, write_atomic
 from .data import load_dataset
 from .evaluation import cell_split, clock, evaluate_cell, learns_first, new_record, peak_memory, read_record, read_records, record_path, resample, save_record
@@ -250,7 +251,7 @@ def _fail(job, root, cell, error, device):
     save_record(dict(new_record(dataset, protocol, job.fold, job.seed, cell[0], cell[1], json.loads(job.settings), job.steps, device), metrics={}, status='failed', error=error), root)
     return 'failed',0.
 
-# %% ../nbs/40a_grid.ipynb #498f6876
+# %% ../nbs/40a_grid.ipynb #aa911f60
 def check_grid(
     grid:Grid,
     root,         # Folder of the records
@@ -277,6 +278,16 @@ def check_grid(
         if job.missing(root): todo.append(job)
     return todo
 
+def _connect(backend, n_jobs):
+    "joblib's context for a backend; refuses one that cannot be had"
+    try:
+        if backend == 'ray':
+            from ray.util.joblib import register_ray # joblib does not know it by itself
+            register_ray()
+        return parallel_config(backend=backend, n_jobs=n_jobs) if n_jobs > 1 or backend != 'loky' else parallel_config()
+    except (ImportError,ValueError) as e:
+        raise InputError(f"backend={backend!r} cannot be had: {e}; expected 'loky', 'dask', 'ray' or another of joblib's, installed and connected. Use backend='loky' for this machine.") from e
+
 def _shared_out(n_jobs): return max(1, torch.get_num_threads()//n_jobs) if n_jobs > 1 else None
 
 def run_grid(
@@ -298,8 +309,9 @@ def run_grid(
     while todo:
         batch,ran = [alone.pop(0)] if alone else todo,0
         try:
-            with parallel_config(backend=backend, n_jobs=n_jobs) if n_jobs > 1 or backend != 'loky' else parallel_config():
-                for i,done in Parallel(return_as='generator_unordered')(delayed(_numbered)(i, j, root, data_root, device, threads) for i,j in enumerate(batch)):
+            with _connect(backend, n_jobs):
+                in_turn = get_active_backend()[0].supports_return_generator
+                for i,done in Parallel(return_as='generator_unordered' if in_turn else 'list')(delayed(_numbered)(i, j, root, data_root, device, threads) for i,j in enumerate(batch)):
                     ran += len(done)
                     pace.tell(batch[i], done)
         except Exception as e:

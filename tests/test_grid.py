@@ -150,6 +150,26 @@ def test_dask_cluster_with_a_worker_killed(tmp_path, undisturbed):
         thread.join()
     assert (results(tmp_path), pictures(tmp_path)) == undisturbed and not left_over(tmp_path)
 
+def test_ray(tmp_path, undisturbed):
+    ray = pytest.importorskip('ray')
+    try: assert run_grid(small, tmp_path, n_jobs=2, backend='ray', threads=1, device='cpu', say=silent) == 0
+    finally: ray.shutdown()
+    assert (results(tmp_path), pictures(tmp_path)) == undisturbed and not left_over(tmp_path)
+
+@pytest.mark.parametrize('backend', ['cluster','dask','ray'])
+def test_a_backend_that_cannot_be_had(tmp_path, monkeypatch, backend):
+    "An unknown name, a cluster without a client, a package that is missing; nothing has begun"
+    if backend == 'ray': monkeypatch.setitem(sys.modules, 'ray.util.joblib', None)
+    with pytest.raises(InputError, match=f"backend='{backend}' cannot be had"): run_grid(small, tmp_path, backend=backend, device='cpu', say=silent)
+    assert not read_records(tmp_path)
+
+def test_a_backend_without_results_in_turn(tmp_path, undisturbed, monkeypatch):
+    "As ray's"
+    from joblib.parallel import LokyBackend
+    monkeypatch.setattr(LokyBackend, 'supports_return_generator', False)
+    assert run_grid(small, tmp_path, n_jobs=2, threads=1, device='cpu', say=silent) == 0
+    assert (results(tmp_path), pictures(tmp_path)) == undisturbed and not left_over(tmp_path)
+
 def test_a_cell_fails(tmp_path):
     bad = Grid(['digits.digits'], ['smote', 'smote(k_neighbors=0)', 'smote(k_neighbors=0)+augment'], folds=[0], steps=4)
     assert run_grid(bad, tmp_path, device='cpu', say=silent) == 2
