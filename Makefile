@@ -10,7 +10,7 @@ DEV = $(VENV)/.dev
 NB = $(wildcard nbs/*.ipynb)
 DEMO = demo
 # Folders of results/ that `make report` makes a page of
-STUDIES = peerj deepsmote deepsmote_colour ablation ratios repeats resnet thesis long
+STUDIES = peerj deepsmote deepsmote_colour ablation ratios repeats resnet thesis natural long
 # Processes that share the tests, each with one thread for products so that they do not get in each other's way
 WORKERS = 2
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
