@@ -346,8 +346,8 @@ def growth(
     last = t[t[x] >= t[x].max()/10]
     return np.polyfit(np.log(last[x]), np.log(last[y]), 1)[0]
 
-# %% ../nbs/42_benchmarks.ipynb #a280d720
-_stages = {'images of': 'finding the images and their sizes', 'Reading': 'reading them to see that they are whole', 'Copying': 'learning, one epoch', 'Making': 'copying the originals', 'Wrote': 'making new images'}
+# %% ../nbs/42_benchmarks.ipynb #73744422
+_stages = {'images of': 'finding the images and their sizes', 'Copying': 'reading them, and one epoch', 'Making': 'copying the originals', 'Wrote': 'making new images'} # what a line says, and the stage that it ends
 
 def image_tree(
     root,          # Folder to make

@@ -8,19 +8,57 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from torch import nn
+from torch.nn import functional as F
 from deepclsmote.core import new_generator
 from deepclsmote.data import load_dataset
 from deepclsmote.evaluation import cell_split, evaluate_cell
 from deepclsmote.features import FeatureCallback
-from deepclsmote.models import Encoder
+from deepclsmote.losses import intra_class_loss
+from deepclsmote.models import Decoder, Encoder, build
 from deepclsmote.networks import NETWORKS, Network
 from deepclsmote.oversamplers import DeepCLSMOTE, augment_shift, donor_rows, to_signed
-from deepclsmote.registry import Training, training
+from deepclsmote.registry import Training, parse, training
 from deepclsmote.smote import add_residual, draw_donors
+from deepclsmote.training import Objective
+
+IDENTITY = 16 # of the numbers of a code, where identity and style are kept apart
+
+class Apart(Objective):
+    "The first numbers of a code gather about their class's mean; a judge learns to tell the class from the others, and the encoder to leave it without a clue"
+    def __init__(self, latent_dim, n_classes, weight=10.):
+        super().__init__((1.,0.,0.))
+        self.weight,self.judge = weight,build(lambda: nn.Sequential(nn.Linear(latent_dim-IDENTITY, 128), nn.ReLU(), nn.Linear(128, n_classes)), 0)
+        self.opt = torch.optim.Adam(self.judge.parameters(), 1e-3)
+
+    def __call__(self, pred, x, y):
+        total,(own,style) = super().__call__(pred, x, y),pred[1].split([IDENTITY, pred[1].shape[1]-IDENTITY], 1)
+        for _ in range(3):
+            self.opt.zero_grad()
+            F.cross_entropy(self.judge(style.detach()), y).backward()
+            self.opt.step()
+        at_a_loss = -self.judge(style).log_softmax(1).mean()
+        self.terms['total'] = total + self.weight*(at_a_loss + intra_class_loss(own, y))
+        return self.terms['total']
+
+class Sharp(Objective):
+    "Half of the loss is what a classifier's first layers see of the difference"
+    def __init__(self, layers): super().__init__((1.,0.,0.)); self.layers = layers
+    def __call__(self, pred, x, y):
+        total = super().__call__(pred, x, y)
+        seen = (self.layers(pred[0]) - self.layers(x)).square().flatten(1).sum(1).mean()
+        self.terms['total'] = total + seen*(total/seen).detach()
+        return self.terms['total']
+
+def first_layers(X, y):
+    "The convolutions of a plain CNN after 500 steps on the same images"
+    net = parse('none+balanced_softmax+augment').fit(X, y, len(np.unique(y)), steps=500).learn.model
+    return net.features[:5].eval().requires_grad_(False)
 
 class Tried(DeepCLSMOTE):
-    "Other donors and other steps for generation='style'"
-    way = '' # '', 'near', 'check', 'towards' or 'across'
+    "Other donors, other steps and other losses for generation='style'"
+    way,loss = '',None # '', 'near', 'check', 'towards', 'across' or 'style'; an `Objective`
+
+    def _objective(self): return self.loss or super()._objective()
 
     def _centroids(self):
         n = self.labels_.bincount()
@@ -36,14 +74,18 @@ class Tried(DeepCLSMOTE):
         return torch.stack([base, torch.full((n,), -1), *draw_donors(self.near_['near',label], n, generator)], 1), torch.rand(n, generator=generator)
 
     def _restyle(self, coder, device, rows, weights, generator):
-        "'check': half the step, up to four times, until the nearest centroid is the own one. 'towards': towards the donor's place about its centroid, carried to the own centroid. 'across': without the directions in which the centroids differ"
-        if self.way not in ('check','towards','across'): return super()._restyle(coder, device, rows, weights, generator)
+        "'check': half the step, up to four times, until the nearest centroid is the own one. 'towards': towards the donor's place about its centroid, carried to the own centroid. 'across': without the directions in which the centroids differ. 'style': along the numbers that say nothing of identity"
+        if self.way not in ('check','towards','across','style'): return super()._restyle(coder, device, rows, weights, generator)
         a,_,i,j = rows.T
         c,label = self._centroids(),self.labels_[a]
         x = to_signed(self.images_[a].to(device))
         if self.augment_parents: x = augment_shift(x, generator)
         z,w = coder.encode(x).cpu(),(weights*float(self.alpha))[:,None].clone()
-        if self.way == 'across':
+        if self.way == 'style':
+            step = self._code(j)-self._code(i)
+            step[:,:IDENTITY] = 0
+            new = z + w*step
+        elif self.way == 'across':
             step = self._code(j)-self._code(i)
             apart = torch.linalg.qr((c[1:]-c[0]).T)[0]
             new = z + w*(step - step@apart@apart.T)
@@ -86,12 +128,46 @@ class WithoutWrong(Callback):
 @training('without_wrong')
 def _without_wrong(counts, keep=96, steps=500): return Training(cbs=[WithoutWrong(keep, steps)])
 
+class Push(Callback):
+    "After a third of the steps, new images take three steps towards their class, as the classifier sees it"
+    def __init__(self, keep, steps, size): self.keep,self.steps,self.size = keep,steps,size
+    def before_batch(self):
+        if not self.training or self.learn.train_iter < self.steps: return
+        x,y = self.xb[0].clone(),self.yb[0][self.keep:]
+        self.model.eval()
+        for _ in range(3):
+            new = x[self.keep:].requires_grad_()
+            g, = torch.autograd.grad(F.cross_entropy(self.model(new), y, reduction='sum'), new)
+            x = torch.cat([x[:self.keep], (new - self.size*g/g.flatten(1).norm(dim=1).clamp(min=1e-12)[:,None,None,None]).clamp(-1, 1).detach()])
+        self.model.train()
+        self.learn.xb = (x,)
+
+@training('push')
+def _push(counts, keep=96, steps=500, size=.3): return Training(cbs=[Push(keep, steps, size)])
+
+class Together(FeatureCallback):
+    "The classifier's features go on being unfolded into the image"
+    layer = None
+    def __init__(self, weight): self.weight = weight
+    def extra_loss(self, z, y, head, out): return self.weight*F.mse_loss(self.learn.model.unfold(z), self.learn.xb[0])
+
+@training('together')
+def _together(counts, weight=1.): return Training(cbs=[Together(weight)])
+
+class Unfolding(nn.Module):
+    "Encoder, a layer for classes, and what makes the image again"
+    def __init__(self, encoder, decoder, n):
+        super().__init__()
+        self.features,self.unfold,self.head = encoder.features,nn.Sequential(encoder.code, decoder),nn.Linear(encoder.code.in_features, n)
+    def forward(self, x): return self.head(self.features(x))
+
 def as_network(oversampler):
-    "The encoder with a layer for classes, as it was trained and anew"
+    "The encoder with a layer for classes, as it was trained and anew, alone or with the decoder"
     def make(c, size, n, encoder=None):
         e = copy.deepcopy(encoder) or Encoder(c, size, SETTINGS['latent_dim'])
         return nn.Sequential(e.features, nn.Linear(e.code.in_features, n))
     NETWORKS['encoder_anew'] = Network(make, 'adam', '')
+    NETWORKS['autoencoder_trained'] = Network(lambda c, size, n: Unfolding(copy.deepcopy(oversampler.autoencoder_.encoder).cpu(), copy.deepcopy(oversampler.autoencoder_.decoder).cpu(), n), 'adam', '')
     NETWORKS['encoder_trained'] = Network(lambda c, size, n: make(c, size, n, oversampler.autoencoder_.encoder.cpu()), 'adam', '')
 
 SETTINGS = dict(generation='style', augment_parents=True, latent_dim=64, balanced=.5, augment=True, epochs=26, decoder='compact', schedule='one-cycle')
@@ -100,6 +176,7 @@ HALF = 'ros+alongside(afresh=True)'
 ONE,TWO = '+balanced_softmax+augment',"+balanced_softmax(counts='original')+augment" # the prior of the mix, or of the training images
 MOVED_ONCE = dict(augment_parents=False) # the classifier moves new images like all others, and a parent that was moved before is moved twice
 SIX = dict(MOVED_ONCE, epochs=6)
+FROZEN = dict(SIX, loss_weights=(1,0,0), restyled=.5)
 RUNGS = { # name: method, settings of sampling
     'balanced softmax': ('none'+ONE, {}),
     'a half balanced': ('none+sampler(share=.5)'+ONE, {}),
@@ -124,12 +201,17 @@ RUNGS = { # name: method, settings of sampling
     'six epochs, no centroid losses': (BATCH+TWO, dict(SIX, loss_weights=(1,0,0))),
     'six epochs, half steps': (BATCH+TWO, dict(SIX, alpha=.5)),
     'six epochs, half restyled': (BATCH+TWO, dict(SIX, restyled=.5)),
-    'six epochs, no centroid losses, half restyled': (BATCH+TWO, dict(SIX, loss_weights=(1,0,0), restyled=.5)),
+    'six epochs, no centroid losses, half restyled': (BATCH+TWO, FROZEN),
     'six epochs, wrong ones left out': (BATCH+TWO+'+without_wrong', SIX),
     'six epochs, steps across the classes': (BATCH+TWO, dict(SIX, way='across')),
     'six epochs, residual': (BATCH+TWO, dict(SIX, generation='residual')),
     'a quarter balanced, encoder anew': ('none+sampler(share=.25)'+ONE, dict(classifier='encoder_anew')),
     'a quarter balanced, encoder as trained': ('none+sampler(share=.25)'+ONE, dict(SIX, classifier='encoder_trained')),
+    'a quarter balanced, encoder goes on unfolding': ('none+sampler(share=.25)+together'+ONE, dict(SIX, loss_weights=(1,0,0), classifier='autoencoder_trained')),
+    'six epochs, half restyled, encoder as trained': (BATCH+TWO, dict(FROZEN, classifier='encoder_trained')),
+    'six epochs, half restyled, new images pushed': (BATCH+TWO+'+push', FROZEN),
+    'six epochs, half restyled, identity and style apart': (BATCH+TWO, dict(FROZEN, loss='apart', way='style')),
+    'six epochs, half restyled, sharper': (BATCH+TWO, dict(FROZEN, loss='sharp')),
     'a half balanced, style of features': ('none+sampler(share=.5)+feature_style'+ONE, {}),
 }
 
@@ -145,10 +227,13 @@ def climb(dataset, rungs=tuple(RUNGS), folds=(0,1), seeds=(0,1), file=Path(__fil
                 if ((have.dataset == dataset) & (have.fold == fold) & (have.seed == seed) & (have.rung == rung)).any(): continue
                 method,settings = RUNGS[rung]
                 settings,nothing = dict(settings),np.zeros(2)
-                way,classifier = settings.pop('way', ''),settings.pop('classifier', 'plain_cnn')
+                way,classifier,loss = settings.pop('way', ''),settings.pop('classifier', 'plain_cnn'),settings.pop('loss', None)
                 learnt = {k: v for k,v in settings.items() if k not in ('generation','alpha','restyled','augment_parents')}
-                key = (fold, *learnt.items())
-                if ('afresh' in method or 'trained' in classifier) and key not in fitted: fitted[key] = Tried(**{**SETTINGS, **learnt}, random_state=0, progress=False).fit(X, y)
+                key = (fold, loss, *learnt.items())
+                if ('afresh' in method or 'trained' in classifier) and key not in fitted:
+                    o = fitted[key] = Tried(**{**SETTINGS, **learnt}, random_state=0, progress=False)
+                    o.loss = Apart(SETTINGS['latent_dim'], len(set(y))) if loss == 'apart' else Sharp(first_layers(X, y)) if loss == 'sharp' else None
+                    o.fit(X, y)
                 o = fitted.get(key)
                 if o is not None: o.set_params(**{**SETTINGS, 'alpha': 1., 'restyled': 1., **settings}); o.way,o.near_ = way,{}
                 as_network(o)
