@@ -14,7 +14,7 @@ from deepclsmote.data import load_dataset
 from deepclsmote.evaluation import cell_split, evaluate_cell
 from deepclsmote.features import FeatureCallback
 from deepclsmote.losses import intra_class_loss
-from deepclsmote.models import Decoder, Encoder, build
+from deepclsmote.models import Encoder, build
 from deepclsmote.networks import NETWORKS, Network
 from deepclsmote.oversamplers import DeepCLSMOTE, augment_shift, donor_rows, to_signed
 from deepclsmote.registry import Training, parse, training
@@ -81,13 +81,9 @@ class Tried(DeepCLSMOTE):
         x = to_signed(self.images_[a].to(device))
         if self.augment_parents: x = augment_shift(x, generator)
         z,w = coder.encode(x).cpu(),(weights*float(self.alpha))[:,None].clone()
-        if self.way == 'style':
+        if self.way in ('across','style'):
             step = self._code(j)-self._code(i)
-            step[:,:IDENTITY] = 0
-            new = z + w*step
-        elif self.way == 'across':
-            step = self._code(j)-self._code(i)
-            apart = torch.linalg.qr((c[1:]-c[0]).T)[0]
+            apart = torch.linalg.qr((c[1:]-c[0]).T)[0] if self.way == 'across' else torch.eye(z.shape[1])[:,:IDENTITY]
             new = z + w*(step - step@apart@apart.T)
         elif self.way == 'towards': new = z + w*(self._code(j)-c[self.labels_[j]] - (z-c[label]))
         else:
