@@ -7,7 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/classifiers.html.md"""
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'PlainCNN', 'train_classifier', 'seeded', 'ClassifierLearner', 'answer', 'predict']
 
-# %% ../nbs/09_classifiers.ipynb #5dff31e0
+# %% ../nbs/09_classifiers.ipynb #501b1b59
 import math
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +24,7 @@ from fastai.optimizer import OptimWrapper
 from .core import InputError, as_seed, new_generator, pick_device, spawn_seeds, to_signed
 from .loaders import ImagesInMemory, MemoryLoader
 from .models import build, evaluating
-from .training import gains_by_bfloat16
+from .training import LossesAsNumbers, gains_by_bfloat16
 
 # %% ../nbs/09_classifiers.ipynb #07c7dfaa
 class PlainCNN(nn.Module):
@@ -118,7 +118,7 @@ def seeded(
         for d in cuda: torch.cuda.default_generators[torch.cuda.current_device() if d.index is None else d.index].manual_seed(seed)
         yield
 
-# %% ../nbs/09_classifiers.ipynb #02e869f5
+# %% ../nbs/09_classifiers.ipynb #ab04a0c7
 class ClassifierLearner(Learner):
     "A `Learner` that takes products in bfloat16 if told to, and gives the loss float32"
     bfloat16 = False
@@ -134,7 +134,7 @@ def _classifier_learner(dl, model, lr, device, progress, optimizer, loss, cbs, p
     dls = DataLoaders(dl, dl.new(dl.dataset.new_empty(), shuffle=False), device=device)
     o = OPTIMIZERS[optimizer]
     opt = partial(OptimWrapper, opt=partial(o['make'], fused=device.type in ('cpu','cuda')))
-    cbs = [TrainEvalCallback(), Recorder(valid_metrics=False)] + [ProgressCallback()]*progress + [ParamScheduler(dict(lr=lambda done: lr*o['schedule'](done)))]*(optimizer != 'adam') + list(cbs or [])
+    cbs = [TrainEvalCallback(), Recorder(valid_metrics=False), LossesAsNumbers()] + [ProgressCallback()]*progress + [ParamScheduler(dict(lr=lambda done: lr*o['schedule'](done)))]*(optimizer != 'adam') + list(cbs or [])
     fast = precision == 'bfloat16' or precision == 'auto' and gains_by_bfloat16(device)
     learn = ClassifierLearner(dls, model.to(memory_format=torch.channels_last) if fast else model, nn.CrossEntropyLoss() if loss is None else loss, opt, lr=lr, cbs=cbs, default_cbs=False)
     learn.bfloat16 = fast

@@ -6,8 +6,8 @@ Docs: https://deepclsmote.github.io/deepclsmote/training.html.md"""
 
 # %% auto #0
 __all__ = ['gains_by_bfloat16', 'CodesToo', 'joined', 'Objective', 'LossTerm', 'at_a_time', 'encoded', 'encode_all', 'keep_codes',
-           'EpochCentroids', 'ClassPenalty', 'KeepBest', 'Checkpoint', 'ResumableLearner', 'JoinBatches',
-           'autoencoder_learner', 'train', 'history', 'shared_loader', 'shared']
+           'EpochCentroids', 'ClassPenalty', 'KeepBest', 'LossesAsNumbers', 'Checkpoint', 'ResumableLearner',
+           'JoinBatches', 'autoencoder_learner', 'train', 'history', 'shared_loader', 'shared']
 
 # %% ../nbs/05_training.ipynb #618504f5
 import contextlib, hashlib, json
@@ -219,7 +219,13 @@ class KeepBest(Callback):
     def after_fit(self):
         if self.best is not None: get_model(self.model).load_state_dict(self.best)
 
-# %% ../nbs/05_training.ipynb #3bafb3d5
+# %% ../nbs/05_training.ipynb #a430c1b5
+class LossesAsNumbers(Callback):
+    "Have the Recorder keep losses as numbers: tensors that stay would lie between those that go, and break memory into pieces"
+    order,run_valid = 51,False  # after Recorder (50)
+    def after_batch(self): self.recorder.losses[-1] = float(self.recorder.losses[-1])
+
+# %% ../nbs/05_training.ipynb #3f80568a
 class Checkpoint(Callback):
     "Write the whole state of training to one file after each epoch, and go on from it"
     order = 59  # after KeepBest (51); before trackers and progress (60)
@@ -247,7 +253,7 @@ class Checkpoint(Callback):
         for k,v in part('opt.').items():
             p,name = params[int(k.split('.')[0])],k.split('.')[1]
             self.opt.opt.state[p][name] = v.to(p.device).contiguous(memory_format=_format(p)) if v.ndim else v.to(p.device)
-        r.values,r.losses,r.lrs,r.iters = [L(v) for v in meta['values']],list(torch.tensor(meta['losses'])),meta['lrs'],meta['iters']
+        r.values,r.losses,r.lrs,r.iters = [L(v) for v in meta['values']],meta['losses'],meta['lrs'],meta['iters']
         r.smooth_loss.count,r.smooth_loss.val = meta['smooth'][0],torch.tensor(meta['smooth'][1])
         self.learn.train_iter = meta['train_iter']
         return meta['epoch']+1
@@ -288,7 +294,7 @@ class JoinBatches(Callback):
     def before_fit(self): self.learn.loss_func.shared = isinstance(self.model, nn.parallel.DistributedDataParallel)
     def after_fit(self): self.learn.loss_func.shared = False
 
-# %% ../nbs/05_training.ipynb #f7e4bff5
+# %% ../nbs/05_training.ipynb #8363dff0
 def autoencoder_learner(
     images,                     # (n, c, h, w), uint8 or float32 in [-1, 1]; or an `ImageStream` or another `ImageData`
     labels:torch.Tensor=None,   # (n,) class numbers; None: the `ImageData` has them
@@ -320,7 +326,7 @@ def autoencoder_learner(
     train = MemoryLoader(data, batch_size, True, generators['order'], autoencode=True, balanced=balanced, augment=augment_shift if augment is True else augment or None, device=device)
     valid = train.new(data.new_empty(), shuffle=False)  # the papers hold nothing back
     terms = ['total','recon','intra','inter'] + ['penalty']*(penalty != 'none')
-    cbs = [KeepBest(), JoinBatches()] + [EpochCentroids()]*(objective.centroid == 'epoch') + [ClassPenalty(penalty, generators['penalty'], batch_size)]*(penalty != 'none') + list(cbs or [])
+    cbs = [KeepBest(), LossesAsNumbers(), JoinBatches()] + [EpochCentroids()]*(objective.centroid == 'epoch') + [ClassPenalty(penalty, generators['penalty'], batch_size)]*(penalty != 'none') + list(cbs or [])
     if checkpoint is not None:
         if not Path(checkpoint).parent.is_dir(): raise InputError(f"checkpoint={str(checkpoint)!r}; expected a file in a folder that exists. Make the folder first.")
         settings = [int(latent_dim), decoder, objective.settings, objective.centroid, penalty, int(batch_size), lr, seed, device.type, model.bfloat16, _name(augment), float(balanced), [len(data), *data.shape]]

@@ -1,5 +1,5 @@
 "Training: killed at any moment it ends the same; spoilt checkpoints are refused; fastai's own tools work; the history is true."
-import errno, json, os, random, signal, socket, subprocess, sys, time
+import errno, gc, json, os, random, signal, socket, subprocess, sys, time
 from multiprocessing import get_context
 from pathlib import Path
 import numpy as np
@@ -12,6 +12,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation, ShortEpochCallback
 from fastai.torch_core import get_model
 from torch import nn
+from deepclsmote.classifiers import train_classifier
 from deepclsmote.core import InputError, load_tensors, new_generator, save_tensors, toy_images
 from deepclsmote.loaders import ImagesInMemory, augment_shift
 from deepclsmote.models import Conv, ConvTranspose
@@ -299,6 +300,22 @@ def test_history_with_penalty(kind):
     lr = dict(lr=1e-12)  # weights stand still
     with_,without = quick(1, penalty=kind, **lr),quick(1, **lr)
     np.testing.assert_allclose(history(with_).recon, history(without).recon, rtol=1e-4)
+
+class CountTensors(Callback):
+    "How many tensors there are at the end of some steps"
+    order = 99
+    def before_fit(self): self.found = {}
+    def after_batch(self):
+        if self.training and self.train_iter in (7,27): self.found[self.train_iter] = sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+@pytest.mark.parametrize('kind', ['autoencoder','classifier'])
+def test_no_tensor_stays_of_a_step(kind):
+    "Small tensors that stay would break memory into pieces; twenty steps more leave none"
+    count = CountTensors()
+    if kind == 'classifier': learn = train_classifier(images, labels, 3, steps=30, batch_size=8, progress=False, device='cpu', cbs=[count])
+    else: learn = quick(6, cbs=[count])
+    assert len(count.found) == 2 and count.found[27] == count.found[7]
+    assert len(learn.recorder.losses) == 30 and {type(v) for v in learn.recorder.losses} == {float}
 
 def test_penalty_changes_the_gradient():
     a,b = quick(2, penalty='code', objective=Objective((1.,0.,0.), 'mean')),quick(2, objective=Objective((1.,0.,0.), 'mean'))
