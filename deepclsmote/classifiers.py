@@ -7,7 +7,7 @@ Docs: https://deepclsmote.github.io/deepclsmote/classifiers.html.md"""
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'PlainCNN', 'train_classifier', 'seeded', 'ClassifierLearner', 'answer', 'predict']
 
-# %% ../nbs/09_classifiers.ipynb #501b1b59
+# %% ../nbs/09_classifiers.ipynb #d36eb79b
 import math
 from contextlib import contextmanager
 from functools import partial
@@ -21,10 +21,10 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.learner import Recorder
 from fastai.optimizer import OptimWrapper
-from .core import InputError, as_seed, new_generator, pick_device, spawn_seeds, to_signed
+from .core import InputError, as_seed, draws_bars, new_generator, pick_device, spawn_seeds, to_signed
 from .loaders import ImagesInMemory, MemoryLoader
 from .models import build, evaluating
-from .training import LossesAsNumbers, gains_by_bfloat16
+from .training import LossesAsNumbers, ProgressLines, gains_by_bfloat16
 
 # %% ../nbs/09_classifiers.ipynb #07c7dfaa
 class PlainCNN(nn.Module):
@@ -118,7 +118,7 @@ def seeded(
         for d in cuda: torch.cuda.default_generators[torch.cuda.current_device() if d.index is None else d.index].manual_seed(seed)
         yield
 
-# %% ../nbs/09_classifiers.ipynb #ab04a0c7
+# %% ../nbs/09_classifiers.ipynb #bfe1bd5d
 class ClassifierLearner(Learner):
     "A `Learner` that takes products in bfloat16 if told to, and gives the loss float32"
     bfloat16 = False
@@ -134,11 +134,11 @@ def _classifier_learner(dl, model, lr, device, progress, optimizer, loss, cbs, p
     dls = DataLoaders(dl, dl.new(dl.dataset.new_empty(), shuffle=False), device=device)
     o = OPTIMIZERS[optimizer]
     opt = partial(OptimWrapper, opt=partial(o['make'], fused=device.type in ('cpu','cuda')))
-    cbs = [TrainEvalCallback(), Recorder(valid_metrics=False), LossesAsNumbers()] + [ProgressCallback()]*progress + [ParamScheduler(dict(lr=lambda done: lr*o['schedule'](done)))]*(optimizer != 'adam') + list(cbs or [])
+    cbs = [TrainEvalCallback(), Recorder(valid_metrics=False), LossesAsNumbers()] + [ProgressCallback() if draws_bars() else ProgressLines()]*progress + [ParamScheduler(dict(lr=lambda done: lr*o['schedule'](done)))]*(optimizer != 'adam') + list(cbs or [])
     fast = precision == 'bfloat16' or precision == 'auto' and gains_by_bfloat16(device)
     learn = ClassifierLearner(dls, model.to(memory_format=torch.channels_last) if fast else model, nn.CrossEntropyLoss() if loss is None else loss, opt, lr=lr, cbs=cbs, default_cbs=False)
     learn.bfloat16 = fast
-    if not progress: learn.logger = noop
+    if not progress or not draws_bars(): learn.logger = noop
     return learn
 
 # %% ../nbs/09_classifiers.ipynb #364b9779

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
-# %% ../nbs/50_cli.ipynb #6c8f1b56
+# %% ../nbs/50_cli.ipynb #0fa4c8aa
 with warnings.catch_warnings():  # of libraries about each other, nothing that a user could change
     warnings.simplefilter('ignore')
     import numpy as np
@@ -25,7 +25,7 @@ with warnings.catch_warnings():  # of libraries about each other, nothing that a
     from sklearn.utils._param_validation import InvalidParameterError
     import deepclsmote
     from deepclsmote.benchmarks import balance_benchmark, class_benchmark, describe_machine, epoch_benchmark, game_benchmark, grid_benchmark, image_benchmark, loop_benchmark, run_benchmarks, size_benchmark
-    from deepclsmote.core import InputError, as_seed, class_counts, new_generator, write_atomic
+    from deepclsmote.core import InputError, as_seed, class_counts, draws_bars, new_generator, write_atomic
     from deepclsmote.data import load_dataset, long_tail_split
     from deepclsmote.evaluation import compare, read_records, save_comparison, score_table
     from deepclsmote.files import folder_images, to_pil
@@ -157,12 +157,12 @@ def _replacing(path, work):
         f.flush(); os.fsync(f.fileno())
     os.replace(work/'unfinished', path)
 
-# %% ../nbs/50_cli.ipynb #95d81367
+# %% ../nbs/50_cli.ipynb #81dafa95
 def _stage(items, what, n=None):
     "`items`, with a bar and the time left on a terminal and with a line elsewhere"
     n = len(items) if n is None else n
     if not n: return items
-    if not sys.stdout.isatty(): print(f'{what}: {n:,}', flush=True); return items
+    if not draws_bars(): print(f'{what}: {n:,}', flush=True); return items
     bar = progress_bar(items, total=n, leave=False)
     bar.comment = what
     return bar

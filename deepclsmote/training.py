@@ -6,11 +6,11 @@ Docs: https://deepclsmote.github.io/deepclsmote/training.html.md"""
 
 # %% auto #0
 __all__ = ['gains_by_bfloat16', 'CodesToo', 'joined', 'Objective', 'LossTerm', 'at_a_time', 'encoded', 'encode_all', 'keep_codes',
-           'EpochCentroids', 'ClassPenalty', 'KeepBest', 'LossesAsNumbers', 'Checkpoint', 'ResumableLearner',
-           'JoinBatches', 'autoencoder_learner', 'train', 'history', 'shared_loader', 'shared']
+           'EpochCentroids', 'ClassPenalty', 'KeepBest', 'LossesAsNumbers', 'ProgressLines', 'Checkpoint',
+           'ResumableLearner', 'JoinBatches', 'autoencoder_learner', 'train', 'history', 'shared_loader', 'shared']
 
-# %% ../nbs/05_training.ipynb #618504f5
-import contextlib, hashlib, json
+# %% ../nbs/05_training.ipynb #23f0f4a8
+import contextlib, hashlib, json, time
 from functools import partial
 from importlib.util import find_spec
 from numbers import Integral, Real
@@ -28,7 +28,8 @@ from fastai.learner import CancelEpochException, Learner, Metric
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, num_distrib, rank_distrib
 from fastcore.foundation import L
-from .core import InputError, as_seed, load_tensors, new_generator, pick_device, save_tensors, spawn_seeds
+from fastprogress.fastprogress import format_time
+from .core import InputError, as_seed, draws_bars, load_tensors, new_generator, pick_device, save_tensors, spawn_seeds
 from .loaders import ImageData, ImagesInMemory, MemoryLoader, augment_shift, rows_by_class
 from .losses import centroid_loss, class_means, epoch_centroids, permutation_penalty, reconstruction_loss, sums_by_class
 from .models import Autoencoder, build
@@ -225,6 +226,19 @@ class LossesAsNumbers(Callback):
     order,run_valid = 51,False  # after Recorder (50)
     def after_batch(self): self.recorder.losses[-1] = float(self.recorder.losses[-1])
 
+# %% ../nbs/05_training.ipynb #db487c92
+class ProgressLines(Callback):
+    "Say now and then how far training is and how long it will take"
+    order,run_valid = 60,False  # as the bar
+    def before_fit(self): self.since,self.steps,self.said = time.monotonic(),0,-1
+    def after_batch(self):
+        whole = (self.n_epoch - getattr(self.learn, 'first_epoch', 0))*self.n_iter
+        self.steps += 1
+        spent,tenths = time.monotonic()-self.since,10*self.steps//whole
+        if rank_distrib() or tenths <= self.said or not tenths and spent < 60: return
+        self.said = tenths
+        print(f'Training: epoch {self.epoch+1} of {self.n_epoch}, {self.steps/whole:.0%}, loss {float(self.smooth_loss):.4g}, {format_time(spent/self.steps*(whole-self.steps))} left', flush=True)
+
 # %% ../nbs/05_training.ipynb #3f80568a
 class Checkpoint(Callback):
     "Write the whole state of training to one file after each epoch, and go on from it"
@@ -357,18 +371,18 @@ def _fingerprint(settings, data):
     data.hash_into(h)
     return h.hexdigest()
 
-# %% ../nbs/05_training.ipynb #e7b35c54
+# %% ../nbs/05_training.ipynb #23cce6c3
 def train(
     learn:Learner,            # From `autoencoder_learner`
     epochs:int,               # Passes over the images
     schedule:str='constant',  # 'constant' or 'one-cycle'
-    progress:bool=True,       # Show fastai's bar and table
+    progress:bool=True,       # Show fastai's bar and table; where none can be drawn, some lines
 )->pd.DataFrame:              # Mean of each term in each epoch
     "Train, and return the history of the loss"
     if not isinstance(epochs, Integral) or epochs < 1: raise InputError(f"epochs={epochs!r}; expected a whole number from 1. Use epochs=200 for the papers' schedule.")
     if schedule not in ('constant','one-cycle'): raise InputError(f"schedule={schedule!r}; expected 'constant' or 'one-cycle'. Choose one of them.")
-    quiet = contextlib.ExitStack() if progress else _quiet(learn)
-    with quiet, torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32):
+    shown = _quiet(learn) if not progress else contextlib.nullcontext() if draws_bars() else _in_lines(learn)
+    with shown, torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32):
         try: learn.fit(epochs) if schedule == 'constant' else learn.fit_one_cycle(epochs, learn.lr)
         except RuntimeError as e:
             if num_distrib() < 2 or not any(w in str(e).lower() for w in ('gloo','nccl','connection','timed out')): raise
@@ -385,11 +399,16 @@ def history(
     table = pd.DataFrame([list(v) for v in learn.recorder.values], columns=names, dtype=float)
     return table.drop(columns='train_loss').rename_axis('epoch')
 
-# %% ../nbs/05_training.ipynb #ee2f89e2
+# %% ../nbs/05_training.ipynb #ddf4bb2f
 @contextlib.contextmanager
 def _quiet(learn):
     "No bar, no table"
     with learn.no_bar(), learn.no_logging(): yield
+
+@contextlib.contextmanager
+def _in_lines(learn):
+    "Lines for a log"
+    with _quiet(learn), learn.added_cbs(ProgressLines()): yield
 
 # %% ../nbs/05_training.ipynb #cb6daf8d
 def shared_loader(

@@ -127,9 +127,13 @@ def test_fit_goes_on(toy):
     learn.fit(1, cbs=Count())
     assert len(count) == 3 and not weights(learn).equal(first)
 
-def test_progress(toy, capsys):
+def test_progress(toy, capsys, monkeypatch):
     assert not any(isinstance(c, ProgressCallback) for c in quick(*toy).cbs)
     assert capsys.readouterr() == ('','')
+    quick(*toy, progress=True)
+    out = capsys.readouterr().out
+    assert '\r' not in out and out.splitlines()[-1].startswith('Training: epoch 1 of 1, 100%, loss ') and 'train_loss' not in out
+    monkeypatch.setattr('deepclsmote.classifiers.draws_bars', lambda: True)
     assert any(isinstance(c, ProgressCallback) for c in quick(*toy, progress=True).cbs)
     assert 'train_loss' in capsys.readouterr().out
 

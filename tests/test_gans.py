@@ -96,8 +96,11 @@ def test_watch_and_errors_pass_through():
         with pytest.raises(error): play(broken, dict(net=net), 10, progress=False)
         with pytest.raises(error): play(step, dict(net=net), 10, watch=broken, every=2, progress=False)
 
-def test_progress_bar_is_closed(capsys):
+def test_progress_bar_is_closed(capsys, monkeypatch):
     net,opt,step = one_player()
+    play(step, dict(net=net), 5, progress=True, label='The game')
+    assert capsys.readouterr().out == 'The game: 5 steps\n'
+    monkeypatch.setattr('deepclsmote.rivals.gans.draws_bars', lambda: True)
     play(step, dict(net=net), 5, progress=True, label='bar')
     play(step, dict(net=net), 5, progress=True, watch=lambda i: dict(stop=True), every=2)
     assert 'bar' in capsys.readouterr().out

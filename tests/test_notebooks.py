@@ -60,6 +60,8 @@ def test_outputs(nb):
     found = {what: m[0] for what,pattern in not_ours.items() if (m := re.search(pattern, shown))}
     if m := re.search(not_ours['a path of one machine'], said): found['a path in a cell'] = m[0]
     assert not found, f'{found}; make run NB={nb.relative_to(root)} makes the outputs again'
+    lost = [s[:60] for kind,s,outs in cells(nb) if kind == 'code' and '#| echo: false' in s and 'subplots(' in s and not outs]
+    assert not lost, f'drawn and not kept: {lost}; make run NB={nb.relative_to(root)} makes the figures again'
 
 @each
 def test_size(nb):

@@ -301,6 +301,20 @@ def test_history_with_penalty(kind):
     with_,without = quick(1, penalty=kind, **lr),quick(1, **lr)
     np.testing.assert_allclose(history(with_).recon, history(without).recon, rtol=1e-4)
 
+def test_lines_where_no_bar_can_be_drawn(capsys, monkeypatch, tmp_path):
+    "One for each tenth, one more after the first minute, none of the bar; a resumed run counts what is left"
+    def shown(epochs, **settings):
+        now = iter(range(0, 10**6, 20))  # a clock that goes on 20 s each time somebody looks
+        monkeypatch.setattr('deepclsmote.training.time.monotonic', lambda: next(now))
+        train(autoencoder_learner(images, labels, **{**tiny, **settings}), epochs)
+        return capsys.readouterr().out
+    lines = shown(8, checkpoint=tmp_path/'c.st').splitlines()  # 40 steps of 20 s
+    assert [l.split(', ')[1] for l in lines] == ['8%','10%',*(f'{p}%' for p in range(20,101,10))]
+    assert lines[0].startswith('Training: epoch 1 of 8, 8%, loss ') and lines[0].endswith(' 12:20 left') and lines[-1].startswith('Training: epoch 8 of 8') and lines[-1].endswith(' 00:00 left')
+    assert [l.split(', ')[0] for l in shown(10, checkpoint=tmp_path/'c.st').splitlines()][:1] == ['Training: epoch 9 of 10']
+    monkeypatch.setattr('deepclsmote.training.draws_bars', lambda: True)
+    assert 'train_loss' in shown(1)
+
 class CountTensors(Callback):
     "How many tensors there are at the end of some steps"
     order = 99

@@ -8,14 +8,14 @@ Docs: https://deepclsmote.github.io/deepclsmote/gans.html.md"""
 __all__ = ['batches', 'generator_on', 'Dropout', 'use_generator', 'glorot', 'build_glorot', 'Snapshot', 'History', 'play',
            'in_turns']
 
-# %% ../../nbs/12_gans.ipynb #663e3fe4
+# %% ../../nbs/12_gans.ipynb #65e47188
 import math, time, warnings
 from dataclasses import dataclass
 from fastprogress.fastprogress import progress_bar
 import pandas as pd
 import torch
 from torch import nn
-from ..core import InputError, new_generator, pick_device
+from ..core import InputError, draws_bars, new_generator, pick_device
 
 # %% ../../nbs/12_gans.ipynb #9557aada
 def batches(
@@ -148,7 +148,7 @@ class _Means:
         self.__init__()
         return dict(zip(names, means))
 
-# %% ../../nbs/12_gans.ipynb #95150f4c
+# %% ../../nbs/12_gans.ipynb #befa6170
 def play(
     step,               # step(i) does all updates of step i = 0, 1, ... and returns name -> loss, a detached 0-d tensor
     nets:dict,          # Name -> module: all that `step` trains
@@ -157,14 +157,16 @@ def play(
     opts:dict=None,     # Name -> optimizer, put back with the networks
     watch=None,         # watch(i) after i steps, every `every` and at the end: numbers for the log; stop=True among them ends the run
     every:int=100,      # Steps between looks at the losses
-    progress:bool=True, # Show a progress bar
+    progress:bool=True, # Show a progress bar; where none can be drawn, a line
     label:str='',       # What the bar and a warning call the run
 )->History:             # With a table, a status and the number of steps
     "Play an adversarial game; if a loss or a weight is no longer finite, the networks go back to where they last were"
     kept,means,rows = Snapshot(nets, opts),_Means(),[]
     if not kept.finite(): raise InputError(f"the networks {list(nets)} of {label or 'a game'} are not finite before the first step; expected numbers. Initialize them.")
     bar = range(1, steps+1)
-    if progress and steps: bar = progress_bar(bar, leave=False); bar.comment = label
+    drawn = progress and steps and draws_bars()
+    if drawn: bar = progress_bar(bar, leave=False); bar.comment = label
+    elif progress and steps: print(f"{label or 'Training'}: {steps:,} steps", flush=True)
     status,good = 'done',0
     for i in bar:
         means.add(step(i-1))
@@ -181,7 +183,7 @@ def play(
     if status == 'diverged':
         kept.put_back()
         warnings.warn(f"{label or 'Training'} diverged between steps {good} and {i}: a loss or a weight is not finite. The networks are those of step {good}.", stacklevel=2)
-    if status != 'done' and progress: bar.update(steps)
+    if status != 'done' and drawn: bar.update(steps)
     return History(pd.DataFrame(rows), status, good)
 
 # %% ../../nbs/12_gans.ipynb #c12f449d
