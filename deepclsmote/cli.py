@@ -386,7 +386,7 @@ def gallery(
     print(f"{record['method']} on {record['dataset']}: {sum(record['counts_before']):,} to {sum(record['counts_after']):,} images, fit {record['seconds']['fit']:.1f} s, sample {record['seconds']['sample']:.1f} s, {record['peak_memory_mb']} MB")
     for c,what in record['alarms'].items(): print(f"  class {c}: {what}")
 
-# %% ../nbs/50_cli.ipynb #6f874f5d
+# %% ../nbs/50_cli.ipynb #7e36fd37
 def evaluate(
     grid:str,              # A JSON file: tasks, methods, and perhaps classifiers, folds, seeds, steps, settings, imports
     out:str,               # Folder of the records
@@ -403,6 +403,7 @@ def evaluate(
     g = Grid.read(grid)
     if dry_run:
         table = price(g, out, [known] if known else [], data, device or None, jobs if backend == 'loky' else 1)
+        if not len(table): print('No cell is missing.'); return 0
         print(f"{table.round(1).to_string(index=False)}\n\n{table.cells.sum()} cells are missing: {in_words(60*table.minutes.sum()/jobs)}" + (f' with {jobs} processes' if jobs > 1 else ''))
         return 0
     with warnings.catch_warnings():
